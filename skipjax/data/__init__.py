@@ -1,0 +1,1 @@
+"""From raw logs to batches, with NumPy and pyarrow alone."""
