@@ -38,3 +38,7 @@ class CheckpointError(SkipjaxError):
     """A run folder or checkpoint that this run cannot go on from."""
 
     exit_code = 76
+
+
+class DivergedError(SkipjaxError):
+    """Training that left the finite numbers."""

@@ -1,0 +1,97 @@
+"""Every default, with its reason. The other configs hold only what they change.
+
+Values are those of Seshadri & Knees 2023 (arXiv 2309.11623) or of the authors' public code unless
+a comment says otherwise.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = "common"  # names the default workdir, runs/<name>-<source>
+    config.seed = 0  # of initialisation, batch order and every draw of training
+
+    config.data = data = ConfigDict()
+    data.source = "demo"  # or "mssd", "table", "prepared"
+    data.path = ""  # a file, a folder or a glob; several with os.pathsep between them
+    data.cache_dir = "runs/cache"  # where raw logs are prepared once
+    data.num_sessions = 0  # a uniform sample of so many; 0 takes all
+    data.min_length = 4  # two tracks to learn from, one to validate, one to test
+    data.max_length = 20  # MSSD's longest session
+    data.skip_levels = (1, 2)  # section 3: played very briefly or briefly
+    data.require_skip = False  # the authors' loader keeps only sessions with a skip
+
+    # For data.source = "table": which column is what. '' means there is no such column.
+    data.table = table = ConfigDict()
+    table.session_column = "session_id"
+    table.track_column = "track_id"
+    table.position_column = ""  # exactly one of these two gives the order
+    table.time_column = ""
+    table.level_column = ""  # exactly one of these two gives the skips: 0 to 3 ...
+    table.skip_column = ""  # ... or yes and no
+    table.context_columns = ()  # kept beside the events
+
+    # For data.source = "demo": synthetic logs, so sized that a laptop is done in minutes.
+    data.demo = demo = ConfigDict()
+    demo.num_sessions = 4_000
+    demo.num_tracks = 5_000
+    demo.skip_share = 0.0  # 0: MSSD's own shares; 0.15 is what the paper reports
+    demo.seed = 0
+
+    config.model = model = ConfigDict()
+    model.causal = True  # SASRec; False is BERT4Rec
+    model.width = 128
+    model.num_layers = 2
+    model.num_heads = 8
+    model.feedforward_width = 128
+    model.dropout = 0.2
+    model.activation = "relu"  # or "gelu"; the head is GELU in any case
+    model.pre_norm = False
+    # The authors count from the start, where the places that tests use are never trained.
+    model.positions = "from_end"  # or "absolute"
+    model.init_stddev = 1.0  # cut at ±init_bound, so nearly uniform; 0.02 is BERT4Rec's
+    model.init_bound = 0.02
+
+    config.loss = loss = ConfigDict()
+    loss.alpha = 0.0  # weight of InfoNCE, the skip term
+    loss.beta = 1.0  # weight of the NLL
+    loss.temperature = 0.1
+    loss.context = "track"  # or "hidden": what is pulled and pushed
+    loss.anchors = "all"  # or "played": which positions pull and push
+    loss.negatives = "own"  # or "future", "shifted", "random"
+    loss.polarity = "skipped"  # or "played": the labels inverted
+    loss.target = "next"  # or "next_played": what the NLL predicts
+    loss.cloze_fraction = 0.2  # of a session behind MASK (bidirectional)
+
+    config.sampling = sampling = ConfigDict()
+    sampling.num_negatives = 1_000
+    # "batch" shares one draw among all sessions, far cheaper; "full" is the whole softmax.
+    sampling.scope = "session"
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.learning_rate = 0.005
+    optimizer.warmup_steps = 0
+    optimizer.decay = "constant"  # or "linear", "cosine": to 0 after train.num_epochs
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.999
+    optimizer.epsilon = 1e-8
+    # The rows of rare tracks have tiny gradients, which 1e-8 would damp.
+    optimizer.table_epsilon = 1e-20
+    optimizer.weight_decay = 0.0
+    optimizer.clip_norm = 0.0  # global norm; 0 does not clip
+
+    config.train = train = ConfigDict()
+    train.batch_size = 64
+    train.num_epochs = 12
+    train.patience = 3  # epochs without a better validation HR@10 before stopping
+    train.log_every_steps = 20
+    train.checkpoint_every_steps = 0  # besides the end of each epoch; 0 is never
+
+    config.eval = evaluation = ConfigDict()
+    evaluation.seed = 0  # of the candidates: keep it, and runs stay comparable
+    evaluation.num_candidates = 1_000
+    evaluation.metrics = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
+    evaluation.batch_size = 256
+    evaluation.chunk_size = 16_384  # catalogue rows scored at a time
+    return config

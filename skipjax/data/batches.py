@@ -1,0 +1,151 @@
+"""Fixed-shape NumPy batches of sessions, and a thread that makes them ahead of time."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from skipjax.data.split import HELD_OUT, LeaveOneOut
+from skipjax.errors import ConfigError
+from skipjax.ids import PAD_ID
+
+Batch = dict[str, np.ndarray]
+T = TypeVar("T")
+
+
+class SessionBatches:
+    """Training spans in a new order each epoch; a batch is a function of (seed, step) alone.
+
+    Every session is visited once an epoch: the last batch of an epoch is filled up with empty
+    sessions, which count nowhere.
+    """
+
+    def __init__(self, split: LeaveOneOut, *, batch_size: int, max_length: int, seed: int):
+        """`max_length` is the longest whole session; training spans are HELD_OUT shorter.
+
+        Raises:
+          ConfigError: `batch_size` is below 1.
+        """
+        _check_batch_size(batch_size, "train")
+        self._split = split
+        self._batch_size = batch_size
+        self._length = max_length - HELD_OUT
+        self._seed = seed
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+        self.steps_per_epoch = -(-split.num_sessions // batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of step `step`, counted from 0.
+
+        Returns:
+          `tracks` [B, L] int32, `skipped` and `valid` [B, L] bool, padded on the right.
+        """
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            order = np.random.default_rng((self._seed, epoch)).permutation(self._split.num_sessions)
+            self._epoch, self._order = epoch, order
+        rows = self._order[within * self._batch_size : (within + 1) * self._batch_size]
+        lengths = self._split.lengths[rows] - HELD_OUT
+        return spans(self._split, rows, lengths, (self._batch_size, self._length))
+
+    def from_step(self, step: int) -> Iterator[Batch]:
+        """All batches from `step` on, without end."""
+        while True:
+            yield self.batch(step)
+            step += 1
+
+
+def held_out_batches(
+    split: LeaveOneOut, which: str, *, batch_size: int, max_length: int
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """All sessions in order, with the track to predict after each.
+
+    Args:
+      split: the data.
+      which: "valid" or "test".
+      batch_size: rows of each batch; the last one is filled up with empty sessions.
+      max_length: longest whole session.
+
+    Yields:
+      `rows` [≤ B], the sessions, and their batch: `tracks` and `valid` [B, L], `targets` [B].
+
+    Raises:
+      ConfigError: `batch_size` is below 1.
+    """
+    _check_batch_size(batch_size, "eval")
+    lengths, targets = split.held_out(which)
+    for start in range(0, split.num_sessions, batch_size):
+        rows = np.arange(start, min(start + batch_size, split.num_sessions))
+        batch = spans(split, rows, lengths[rows], (batch_size, max_length - 1))
+        padded = np.full(batch_size, PAD_ID, np.int32)
+        padded[: len(rows)] = targets[rows]
+        yield rows, {**batch, "targets": padded}
+
+
+def spans(
+    split: LeaveOneOut, rows: np.ndarray, lengths: np.ndarray, shape: tuple[int, int]
+) -> Batch:
+    """The first `lengths` events of each session in `rows`, in a batch of `shape` [B, L]."""
+    size, length = shape
+    starts = np.zeros(size, np.int64)
+    starts[: len(rows)] = split.starts[rows]
+    filled = np.zeros(size, np.int64)
+    filled[: len(rows)] = lengths
+    columns = np.arange(length)
+    valid = columns[None, :] < filled[:, None]
+    events = np.where(valid, starts[:, None] + columns[None, :], 0)
+    return {
+        "tracks": np.where(valid, split.tracks[events], np.int32(PAD_ID)),
+        "skipped": split.skipped[events] & valid,
+        "valid": valid,
+    }
+
+
+def prefetch(items: Iterable[T], size: int = 2) -> Iterator[T]:
+    """The same items, made by a thread up to `size` ahead.
+
+    An error in the thread is raised at the item it stands for; closing the iterator ends the
+    thread.
+    """
+    ready: queue.Queue = queue.Queue(maxsize=size)
+    closed = threading.Event()
+
+    def put(entry) -> bool:
+        while not closed.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def work():
+        try:
+            for item in items:
+                if not put((item, None)):
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:
+            put((None, error))
+
+    thread = threading.Thread(target=work, daemon=True, name="skipjax-prefetch")
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        closed.set()
+        thread.join()
+
+
+def _check_batch_size(batch_size: int, section: str) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"config.{section}.batch_size is {batch_size}; it must be at least 1.")

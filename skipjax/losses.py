@@ -1,0 +1,186 @@
+"""The losses of Seshadri & Knees 2023 (arXiv 2309.11623), on plain arrays.
+
+This file imports nothing else of skipjax, so any JAX code can use it alone. Every function works
+on the last axis, takes boolean `where` masks that say what counts, and ends with `reduce_fn`:
+
+* a function called as `reduce_fn(values, where=counted)`, such as `jnp.mean` (the default) or
+  `jnp.sum`; the result is 0 with zero gradients if nothing counts;
+* or None, for one value per position, 0 at positions that do not count.
+
+Values and gradients are finite for empty masks and zero vectors, and do not depend on what stands
+in masked places. Arithmetic is in float32 or wider.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+# Shorter vectors count as zero: their cosine is 0, and the gradient of a normalisation
+# (1 / norm, with 1 / norm³ on the way) stays inside float32.
+_MIN_NORM = 1e-12
+
+ReduceFn = Callable[..., jax.Array]
+
+
+def sampled_softmax_nll(
+    logits: jax.Array,
+    *,
+    where: jax.Array | None = None,
+    reduce_fn: ReduceFn | None = jnp.mean,
+) -> jax.Array:
+    """Negative log-likelihood of the target among sampled tracks (paper, section 4.2).
+
+        nll = log(sum_j where_j exp(logits_j)) - logits_0
+
+    Args:
+      logits: [..., 1 + K], the target's score in column 0, then those of K sampled negatives.
+      where: bool, broadcastable to `logits`: which columns count. Mask collisions, negatives that
+        equal the target. A position whose column 0 is masked does not count.
+      reduce_fn: see the module's docstring.
+
+    Returns:
+      A scalar, or [...] if `reduce_fn` is None.
+
+    Raises:
+      ValueError: `where` does not broadcast to `logits`.
+    """
+    logits = _float(logits)
+    where = _broadcast_where(where, logits.shape)
+    counted = where[..., 0]
+    logits = jnp.where(where, logits, 0)
+    # Where nothing counts, all columns are kept: the sum is then finite, and dropped below.
+    kept = where | ~counted[..., None]
+    nll = jax.nn.logsumexp(logits, axis=-1, where=kept) - logits[..., 0]
+    return _reduce(jnp.where(counted, nll, 0), counted, reduce_fn)
+
+
+def softmax_nll(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    where: jax.Array | None = None,
+    reduce_fn: ReduceFn | None = jnp.mean,
+) -> jax.Array:
+    """Negative log-likelihood of the target among all tracks.
+
+        nll = log(sum_v where_v exp(logits_v)) - logits_target
+
+    Args:
+      logits: [..., V], a score for every id.
+      targets: [...] int, the ids to predict, in [0, V).
+      where: bool, broadcastable to `logits`: which ids count (mask the padding id, say). A
+        position whose target is masked does not count.
+      reduce_fn: see the module's docstring.
+
+    Returns:
+      A scalar, or [...] if `reduce_fn` is None.
+
+    Raises:
+      ValueError: shapes that do not fit.
+    """
+    logits = _float(logits)
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"targets {targets.shape} must have the shape of logits {logits.shape} "
+            "without its last axis."
+        )
+    where = _broadcast_where(where, logits.shape)
+    index = targets[..., None]
+    counted = jnp.take_along_axis(where, index, axis=-1)[..., 0]
+    logits = jnp.where(where, logits, 0)
+    kept = where | ~counted[..., None]
+    target_logits = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
+    nll = jax.nn.logsumexp(logits, axis=-1, where=kept) - target_logits
+    return _reduce(jnp.where(counted, nll, 0), counted, reduce_fn)
+
+
+def skip_infonce(
+    context: jax.Array,
+    positive: jax.Array,
+    negatives: jax.Array,
+    *,
+    temperature: jax.Array | float = 0.1,
+    where_negatives: jax.Array | None = None,
+    where: jax.Array | None = None,
+    reduce_fn: ReduceFn | None = jnp.mean,
+) -> jax.Array:
+    """InfoNCE that pulls `context` to `positive` and pushes it from `negatives` (paper, eq. 1).
+
+        s(x) = cos(context, x) / temperature
+        loss = log(exp(s(positive)) + sum_n where_negatives_n exp(s(negative_n))) - s(positive)
+
+    In the paper, the context stands for a position of a session, the positive for the next track
+    that was played, and the negatives for the tracks that were skipped. A position without a
+    negative does not count. A zero vector has cosine 0 with everything.
+
+    Args:
+      context: [..., D].
+      positive: [..., D], the shape of `context`.
+      negatives: [..., N, D], own negatives for each position; or, with one axis less, [B, N, D]
+        for a context of [B, L, D]: shared by all positions of a session.
+      temperature: scalar above 0, τ.
+      where_negatives: bool, broadcastable to [..., N] whatever the form of `negatives`.
+      where: bool, broadcastable to [...]: the positions that count.
+      reduce_fn: see the module's docstring.
+
+    Returns:
+      A scalar, or [...] if `reduce_fn` is None.
+
+    Raises:
+      ValueError: shapes that do not fit.
+    """
+    context, positive, negatives = _float(context), _float(positive), _float(negatives)
+    positions = context.shape[:-1]
+    if positive.shape != context.shape:
+        raise ValueError(
+            f"positive {positive.shape} must have the shape of context {context.shape}."
+        )
+    own = negatives.ndim == context.ndim + 1
+    expected = positions if own else positions[:-1]
+    if negatives.shape[:-2] != expected or negatives.shape[-1:] != context.shape[-1:]:
+        raise ValueError(
+            f"negatives {negatives.shape} fit a context {context.shape} neither as "
+            "[..., N, D] for [..., D] nor, shared, as [B, N, D] for [B, L, D]."
+        )
+    where = _broadcast_where(where, positions)
+    where_negatives = _broadcast_where(where_negatives, (*positions, negatives.shape[-2]))
+    counted = where & where_negatives.any(axis=-1)
+
+    context, positive, negatives = _normalise(context), _normalise(positive), _normalise(negatives)
+    equation = "...d,...nd->...n" if own else "...ld,...nd->...ln"
+    scores = jnp.einsum(equation, context, negatives)
+    scores = jnp.concatenate([jnp.sum(context * positive, -1, keepdims=True), scores], axis=-1)
+    kept = jnp.concatenate([counted[..., None], where_negatives], axis=-1)
+    return sampled_softmax_nll(scores / temperature, where=kept, reduce_fn=reduce_fn)
+
+
+def _float(x: jax.Array) -> jax.Array:
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _normalise(x: jax.Array) -> jax.Array:
+    """x / ‖x‖ on the last axis; zero, with zero gradient, for vectors shorter than _MIN_NORM."""
+    squares = jnp.sum(x * x, axis=-1, keepdims=True)
+    usable = squares > _MIN_NORM**2
+    return jnp.where(usable, x * jax.lax.rsqrt(jnp.where(usable, squares, 1)), 0)
+
+
+def _broadcast_where(where: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+    if where is None:
+        return jnp.ones(shape, bool)
+    where = jnp.asarray(where)
+    if where.dtype != bool:
+        raise ValueError(f"a where mask must be bool, not {where.dtype}.")
+    try:
+        return jnp.broadcast_to(where, shape)
+    except ValueError:
+        raise ValueError(f"a where mask {where.shape} does not broadcast to {shape}.") from None
+
+
+def _reduce(values: jax.Array, counted: jax.Array, reduce_fn: ReduceFn | None) -> jax.Array:
+    """`reduce_fn` over what counts; 0, without dividing by zero, where nothing does."""
+    if reduce_fn is None:
+        return values
+    return reduce_fn(values, where=counted | ~counted.any())

@@ -1,0 +1,88 @@
+"""Negative tracks, for the softmax and for InfoNCE, and their collisions."""
+
+import jax
+import jax.numpy as jnp
+
+from skipjax.ids import FIRST_TRACK_ID
+
+
+def uniform_tracks(key: jax.Array, shape: tuple[int, ...], num_ids: int) -> jax.Array:
+    """Real tracks drawn uniformly with replacement.
+
+    Args:
+      key: PRNG key.
+      shape: [K] for negatives shared by a batch, [B, K] for each session's own.
+      num_ids: V, PAD and MASK included.
+
+    Returns:
+      `shape` int32 in [FIRST_TRACK_ID, V).
+    """
+    return jax.random.randint(key, shape, FIRST_TRACK_ID, num_ids, jnp.int32)
+
+
+def outside_session(negatives: jax.Array, tracks: jax.Array, valid: jax.Array) -> jax.Array:
+    """Which negatives are no track of the session: the others would push away what it holds.
+
+    Args:
+      negatives: [K] or [B, K] int32.
+      tracks: [B, L] int32, every track of the training span.
+      valid: [B, L] bool.
+
+    Returns:
+      [B, K] bool.
+    """
+    negatives = jnp.broadcast_to(jnp.atleast_2d(negatives), (len(tracks), negatives.shape[-1]))
+    same = negatives[:, :, None] == tracks[:, None, :]
+    return ~(same & valid[:, None, :]).any(axis=-1)
+
+
+def contrast_tracks(
+    kind: str,
+    tracks: jax.Array,
+    skipped: jax.Array,
+    valid: jax.Array,
+    random_tracks: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The tracks InfoNCE pushes each session away from, before collisions are taken out.
+
+    Args:
+      kind: "own" or "future": the session's skipped tracks (paper; `contrast_mask` keeps the
+        later ones for "future"); "shifted": those of the next session of the batch, the last
+        one taking the first's; "random": as many `random_tracks` as the session has skips.
+      tracks, skipped, valid: [B, L].
+      random_tracks: [B, L] int32, used by "random" alone.
+
+    Returns:
+      ids [B, L] int32 and which of them count [B, L] bool.
+    """
+    counts = skipped & valid
+    if kind == "shifted":
+        return jnp.roll(tracks, -1, axis=0), jnp.roll(counts, -1, axis=0)
+    return (random_tracks if kind == "random" else tracks), counts
+
+
+def contrast_mask(
+    kind: str,
+    ids: jax.Array,
+    counts: jax.Array,
+    *,
+    next_position: jax.Array,
+    anchors: jax.Array,
+    positives: jax.Array,
+) -> jax.Array:
+    """Which of a session's contrast tracks stand against each of its P contexts.
+
+    Args:
+      kind: as for `contrast_tracks`.
+      ids, counts: [B, N], from `contrast_tracks`.
+      next_position: [B, P] int32, the position that follows each context.
+      anchors, positives: [B, P] int32, ids that must not be pushed away.
+
+    Returns:
+      [B, P, N] bool.
+    """
+    ids = ids[:, None, :]
+    mask = counts[:, None, :] & (ids != anchors[..., None]) & (ids != positives[..., None])
+    if kind == "future":
+        mask &= jnp.arange(ids.shape[-1])[None, None, :] >= next_position[..., None]
+    return mask

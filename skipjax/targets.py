@@ -1,0 +1,111 @@
+"""What a session asks a model to predict: next-track, cloze and next-played targets."""
+
+import jax
+import jax.numpy as jnp
+
+from skipjax.ids import MASK_ID
+
+
+def first_played(skipped: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The first played position at or after each position.
+
+    The next played track of position i, the paper's positive, is therefore the one of i + 1.
+
+    Args:
+      skipped: [B, L] bool.
+      valid: [B, L] bool, not padding.
+
+    Returns:
+      `positive_index` [B, L] int32 (0 where there is none) and `has_positive` [B, L] bool.
+    """
+    length = skipped.shape[-1]
+    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), skipped.shape)
+    played = jnp.where(valid & ~skipped, positions, length)
+    index = jax.lax.cummin(played, axis=played.ndim - 1, reverse=True)
+    found = index < length
+    return jnp.where(found, index, 0), found
+
+
+def next_track(tracks: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Causal inputs and targets: position i reads the tracks up to i and predicts track i + 1.
+
+    Args:
+      tracks: [B, L] int32, padded on the right.
+      valid: [B, L] bool.
+
+    Returns:
+      `inputs` [B, L - 1], `targets` [B, L - 1] and `predict` [B, L - 1] bool, which is also the
+      mask of the inputs: the last track of a session is a target only.
+    """
+    return tracks[:, :-1], tracks[:, 1:], valid[:, 1:]
+
+
+def cloze(key: jax.Array, valid: jax.Array, fraction: float) -> jax.Array:
+    """Which positions are hidden behind MASK in a bidirectional training step.
+
+    Of a session of n tracks: round(fraction · n) random positions, but at least one, among the
+    first n - 1; and the last one, as a MASK at the end is what the model will be asked.
+
+    Args:
+      key: PRNG key. A position's draw depends on nothing but the key, the row and the position.
+      valid: [B, L] bool, padded on the right.
+      fraction: share of the positions, in (0, 1].
+
+    Returns:
+      [B, L] bool.
+    """
+    lengths = valid.sum(axis=-1, keepdims=True)
+    positions = jnp.broadcast_to(jnp.arange(valid.shape[-1]), valid.shape)
+    last = valid & (positions == lengths - 1)
+    draws = jnp.where(valid & ~last, position_uniform(key, valid.shape), 2.0)
+    order = jnp.argsort(jnp.argsort(draws, axis=-1), axis=-1)
+    wanted = jnp.maximum(1, jnp.round(fraction * lengths).astype(jnp.int32))
+    return valid & (last | (order < jnp.minimum(wanted, lengths - 1)))
+
+
+def masked_positions(masked: jax.Array, fraction: float) -> jax.Array:
+    """The positions that `cloze` hid, gathered to the front.
+
+    Args:
+      masked: [B, L] bool, from `cloze`.
+      fraction: the one given to `cloze`.
+
+    Returns:
+      [B, M] int32, in order, then positions that are not masked. M is the most that `cloze` hides
+      in a session of L tracks.
+    """
+    length = masked.shape[-1]
+    most = min(length, max(1, round(fraction * length)) + 1)
+    return jnp.argsort(~masked, axis=-1, stable=True)[:, :most].astype(jnp.int32)
+
+
+def append_mask(tracks: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sessions with a MASK after their last track: the question for the next track.
+
+    Args:
+      tracks: [B, L] int32, padded on the right.
+      valid: [B, L] bool.
+
+    Returns:
+      `tracks` [B, L + 1] and `valid` [B, L + 1].
+    """
+    end = jnp.zeros_like(valid[:, :1])
+    lengths = valid.sum(axis=-1, keepdims=True)
+    tracks = jnp.concatenate([tracks, jnp.zeros_like(tracks[:, :1])], axis=1)
+    valid = jnp.concatenate([valid, end], axis=1)
+    at_end = jnp.broadcast_to(jnp.arange(valid.shape[1]), valid.shape) == lengths
+    return jnp.where(at_end, MASK_ID, tracks), valid | at_end
+
+
+def position_uniform(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """[B, L] uniform draws in [0, 1), each a function of the key, its row and its position alone.
+
+    So the amount of padding, which changes B and L, changes no draw.
+    """
+    rows, columns = shape
+
+    def draw(row, column):
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), column))
+
+    over_columns = jax.vmap(draw, in_axes=(None, 0))
+    return jax.vmap(over_columns, in_axes=(0, None))(jnp.arange(rows), jnp.arange(columns))

@@ -1,0 +1,308 @@
+"""The training loop: epochs, selection on validation, resuming, and the final test."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from skipjax import evaluate, files, metrics, step, writers
+from skipjax.checkpoints import Checkpoints
+from skipjax.data import sources
+from skipjax.data.batches import SessionBatches, prefetch
+from skipjax.data.split import LeaveOneOut, leave_one_out
+from skipjax.encoders import make_encoder
+from skipjax.errors import CheckpointError, DivergedError
+from skipjax.limits import check_limits
+
+SELECTION = "hr@10"  # of validation, under the fixed candidates; the same rule for every arm
+
+# Fields that change how long a run goes on, where things lie or what is printed, but no result.
+_MAY_CHANGE = {
+    "data.path",  # what lies there must be the same: the data's digest is compared
+    "data.cache_dir",
+    "train.num_epochs",
+    "train.patience",
+    "train.log_every_steps",
+    "train.checkpoint_every_steps",
+    "eval.batch_size",
+    "eval.chunk_size",
+    "eval.metrics",
+}
+
+
+def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any]:
+    """Trains the model that `config` describes, tests its best epoch, and leaves all in `workdir`.
+
+    A run that was interrupted goes on from its newest checkpoint, with the same result as if it
+    had not been; one that is finished is not repeated.
+
+    Args:
+      config: as `configs/common.py`.
+      workdir: gets `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and
+        `results.json`.
+
+    Returns:
+      What stands in `results.json`: "valid/hr@10", "test/hr@10" (among sampled candidates),
+      "test_full/hr@10" (whole catalogue), "baseline/popularity/test_full/hr@10", and so on.
+
+    Raises:
+      ConfigError: a field with an impossible value.
+      DataError: input that is missing, malformed or has nothing usable in it.
+      CheckpointError: `workdir` holds another run, or a checkpoint that cannot be read.
+      BusyError: another process works in `workdir`.
+      DivergedError: the loss is not finite.
+    """
+    check_limits(config)
+    for name in config.eval.metrics:
+        metrics.canonical(name)
+    encoder = make_encoder(config.model, config.data.max_length)
+    workdir = Path(workdir)
+    with contextlib.ExitStack() as stack:
+        workdir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(files.lock(workdir / ".lock"))
+        _check_same_run(config, workdir)
+        results = _finished(config, workdir)
+        if results is not None:
+            writers.console.print(f"{workdir} is finished; these are its results.")
+            _report(config, results, workdir)
+            return results
+
+        split = _load(config)
+        writers.console.print(_facts(split, config))
+        evaluator = evaluate.Evaluator(config, encoder, split)
+        files.write_json(workdir / "config.json", _as_json(config))
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        stack.callback(checkpoints.close)
+        run = _Run(config, workdir, split, encoder, evaluator, checkpoints)
+        stack.callback(run.writer.close)
+        run.train()
+        results = run.test()
+        files.write_json(workdir / "results.json", results)
+        _report(config, results, workdir)
+        return results
+
+
+class _Run:
+    """One run in progress: what the epochs share."""
+
+    def __init__(self, config, workdir, split, encoder, evaluator, checkpoints):
+        self.config, self.split, self.evaluator = config, split, evaluator
+        self.checkpoints = checkpoints
+        self.batches = SessionBatches(
+            split,
+            batch_size=config.train.batch_size,
+            max_length=config.data.max_length,
+            seed=config.seed,
+        )
+        self.num_steps = config.train.num_epochs * self.batches.steps_per_epoch
+        self.state = step.init_state(config, encoder, split.num_ids)
+        self.train_step = step.make_train_step(config, encoder, self.num_steps)
+        self.history: list[float] = []  # the selection metric after each epoch
+        start = checkpoints.latest_step
+        if start is not None:
+            progress = checkpoints.progress(start)
+            if progress["data"] != split.digest:
+                raise CheckpointError(
+                    f"{workdir} was trained on other data than config.data now gives; choose "
+                    "another --workdir."
+                )
+            self.state = checkpoints.restore(start, self.state)
+            self.history = progress["history"]
+            writers.console.print(f"Going on from step {start} in {workdir}.")
+        self.writer = writers.MetricWriter(workdir, start or 0)
+
+    @property
+    def best_epoch(self) -> int:
+        """Counted from 1; the first of equals; 0 before the first validation."""
+        return int(np.argmax(self.history)) + 1 if self.history else 0
+
+    @property
+    def stopped_early(self) -> bool:
+        return len(self.history) - self.best_epoch >= self.config.train.patience
+
+    def train(self) -> None:
+        """All epochs that are left."""
+        config, per_epoch = self.config, self.batches.steps_per_epoch
+        hyper = step.hyperparameters(config)
+        key = step.train_key(config)
+        done = int(self.state.step)
+        ready = prefetch(self.batches.from_step(done))
+        with contextlib.closing(ready), writers.progress_bar("training") as bar:
+            pending: list[dict[str, jax.Array]] = []
+            began = time.monotonic()
+            while done < self.num_steps and not self.stopped_early:
+                self.state, values = self.train_step(self.state, next(ready), hyper, key)
+                done += 1
+                pending.append(values)
+                epoch, within = -(-done // per_epoch), done % per_epoch
+                every = config.train.checkpoint_every_steps
+                saving = not within or (every and not done % every)
+                if saving or not done % config.train.log_every_steps:
+                    values = _means(pending, done)
+                    elapsed = time.monotonic() - began
+                    values["train/steps_per_second"] = len(pending) / elapsed
+                    self.writer.write(done, epoch, values)
+                    bar(
+                        done,
+                        self.num_steps,
+                        f"epoch {epoch}/{config.train.num_epochs}"
+                        f"  loss {values['train/loss']:.4f}  {self._best_text()}",
+                    )
+                    pending.clear()
+                    began = time.monotonic()
+                if not within:
+                    self._validate(done, epoch)
+                if saving:
+                    progress = {"history": self.history, "data": self.split.digest}
+                    best = self.best_epoch * per_epoch or -1
+                    self.checkpoints.save(self.state, progress, best)
+                    began = time.monotonic()
+        self.checkpoints.wait()
+
+    def _validate(self, done: int, epoch: int) -> None:
+        ranks = self.evaluator.ranks(self.state.params, "valid", full=False)
+        values = evaluate.summarise(ranks, (*self.config.eval.metrics, SELECTION))
+        self.history.append(values[f"valid/{SELECTION}"])
+        self.writer.write(done, epoch, values)
+        mark = " *" if self.best_epoch == epoch else ""
+        writers.console.print(
+            f"epoch {epoch:>3}  valid {SELECTION.upper()} {self.history[-1]:.4f}{mark}"
+        )
+
+    def _best_text(self) -> str:
+        if not self.history:
+            return ""
+        return f"best {SELECTION.upper()} {max(self.history):.4f} (epoch {self.best_epoch})"
+
+    def test(self) -> dict[str, Any]:
+        """The results of the best epoch."""
+        config, names = self.config, self.config.eval.metrics
+        best_step = self.best_epoch * self.batches.steps_per_epoch
+        if best_step != int(self.state.step):
+            self.state = self.checkpoints.restore(best_step, self.state)
+        results: dict[str, Any] = {
+            "name": config.name,
+            "source": config.data.source,
+            "synthetic": config.data.source == "demo",
+            "seed": config.seed,
+            "epochs": len(self.history),
+            "best_epoch": self.best_epoch,
+            "stopped_early": self.stopped_early,
+            "split": "leave-one-out",
+            "sessions": self.split.num_sessions,
+            "tracks": self.split.num_ids - evaluate.FIRST_TRACK_ID,
+            "data": self.split.digest,
+        }
+        params = self.state.params
+        valid = self.evaluator.ranks(params, "valid", full=False)
+        results |= evaluate.summarise(valid, (*names, SELECTION))
+        with writers.progress_bar("testing") as bar:
+            ranks = self.evaluator.ranks(params, "test", full=True, progress=bar)
+        results |= evaluate.summarise(ranks, names)
+        popular = evaluate.popularity_ranks(self.split, "test", config.eval)
+        results |= evaluate.summarise(popular, names, prefix="baseline/popularity/")
+        numbers = {name: value for name, value in results.items() if name.startswith("test")}
+        self.writer.write(best_step, self.best_epoch, numbers)
+        return results
+
+
+def _load(config: Any) -> LeaveOneOut:
+    data = config.data
+    with writers.progress_bar("data") as bar:
+        sessions = sources.load(data, progress=bar)
+    return leave_one_out(
+        sessions,
+        min_length=data.min_length,
+        max_length=data.max_length,
+        skip_levels=tuple(data.skip_levels),
+        require_skip=data.require_skip,
+    )
+
+
+def _facts(split: LeaveOneOut, config: Any) -> str:
+    label = " (synthetic)" if config.data.source == "demo" else ""
+    lines = [
+        f"{config.name} on {config.data.source}{label}: {split.num_sessions:,} sessions, "
+        f"{split.num_ids - evaluate.FIRST_TRACK_ID:,} tracks; "
+        f"device: {jax.devices()[0].device_kind}"
+    ]
+    lines += [f"left out: {n:,} sessions {why}" for why, n in split.left_out.items() if n]
+    return "\n".join(lines)
+
+
+def _means(pending: list[dict[str, jax.Array]], done: int) -> dict[str, float]:
+    """Means of the last steps' metrics; raises DivergedError naming the first bad step."""
+    fetched = jax.device_get(pending)
+    for i, values in enumerate(fetched):
+        if not math.isfinite(values["loss"]):
+            bad = done - len(fetched) + i + 1
+            raise DivergedError(
+                f"the loss is {values['loss']} at step {bad}; lower "
+                "config.optimizer.learning_rate, or set config.optimizer.clip_norm."
+            )
+    return {f"train/{n}": float(np.mean([v[n] for v in fetched])) for n in fetched[0]}
+
+
+def _report(config: Any, results: dict[str, Any], workdir: Path) -> None:
+    label = "synthetic demo sessions" if results["synthetic"] else results["source"]
+    title = f"{results['name']} on {label}, epoch {results['best_epoch']} of {results['epochs']}"
+    names = tuple(metrics.canonical(name) for name in config.eval.metrics)
+    writers.console.print(writers.results_table(results, title, names))
+    writers.console.print(
+        f"{workdir}/results.json holds these numbers, metrics.jsonl and tensorboard/ the curves,\n"
+        "checkpoints/ the model, config.json its configuration."
+    )
+
+
+def _as_json(config: Any) -> dict[str, Any]:
+    return json.loads(config.to_json())
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        flat |= {f"{prefix}{name}": value} if inner is None else inner
+    return flat
+
+
+def _check_same_run(config: Any, workdir: Path) -> None:
+    """Refuses to go on in `workdir` with a field that would change the result."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        before = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); choose another --workdir."
+        ) from None
+    now = _flat(_as_json(config))
+    may_change = set(_MAY_CHANGE)
+    if config.optimizer.decay != "constant":
+        may_change.remove("train.num_epochs")  # the decay ends with it
+    for field in sorted((before.keys() | now.keys()) - may_change):
+        if before.get(field) != now.get(field):
+            raise CheckpointError(
+                f"{workdir} holds a run with config.{field} = {before.get(field)!r}, not "
+                f"{now.get(field)!r}; choose another --workdir, or set it back."
+            )
+
+
+def _finished(config: Any, workdir: Path) -> dict[str, Any] | None:
+    """The results of a run that has nothing left to do."""
+    path = workdir / "results.json"
+    if not path.exists():
+        return None
+    results = json.loads(path.read_text(encoding="utf-8"))
+    stale = results["epochs"] - results["best_epoch"] < config.train.patience
+    if results["epochs"] < config.train.num_epochs and stale:
+        return None
+    missing = [n for n in config.eval.metrics if f"test/{metrics.canonical(n)}" not in results]
+    return None if missing else results
