@@ -1,4 +1,4 @@
-"""What a session asks a model to predict: next-track, cloze and next-played targets."""
+"""What a session asks a model to predict: cloze and next-played targets."""
 
 import jax
 import jax.numpy as jnp
@@ -24,20 +24,6 @@ def first_played(skipped: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.A
     index = jax.lax.cummin(played, axis=played.ndim - 1, reverse=True)
     found = index < length
     return jnp.where(found, index, 0), found
-
-
-def next_track(tracks: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Causal inputs and targets: position i reads the tracks up to i and predicts track i + 1.
-
-    Args:
-      tracks: [B, L] int32, padded on the right.
-      valid: [B, L] bool.
-
-    Returns:
-      `inputs` [B, L - 1], `targets` [B, L - 1] and `predict` [B, L - 1] bool, which is also the
-      mask of the inputs: the last track of a session is a target only.
-    """
-    return tracks[:, :-1], tracks[:, 1:], valid[:, 1:]
 
 
 def cloze(key: jax.Array, valid: jax.Array, fraction: float) -> jax.Array:

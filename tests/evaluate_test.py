@@ -1,0 +1,155 @@
+import dataclasses
+import importlib
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pytest
+import reference
+from conftest import make_sessions, random_listening
+
+from skipjax import encoders, evaluate
+from skipjax.data.split import leave_one_out
+from skipjax.errors import ConfigError
+
+METRICS = ("hr@1", "hr@10", "ndcg@10", "mrr")
+
+
+def tiny(**changes):
+    config = importlib.import_module("configs.tiny").get_config()
+    config.eval.num_candidates = 20
+    config.eval.update(changes)
+    return config
+
+
+def make_split(seed=0):
+    listening = random_listening(np.random.default_rng(seed), num_sessions=30)
+    names = [f"session-{i}" for i in range(30)]
+    sessions = make_sessions(listening, session_ids=names)
+    return leave_one_out(sessions, min_length=4, max_length=20, skip_levels=(1, 2))
+
+
+def make_model(split, causal=True):
+    config = tiny()
+    config.model.causal = causal
+    encoder = encoders.make_encoder(config.model, 20)
+    return encoder, encoders.init_params(jax.random.key(0), encoder, split.num_ids, 16)
+
+
+def reorder(split, order):
+    """The same sessions in another order."""
+    return dataclasses.replace(
+        split,
+        starts=split.starts[order],
+        lengths=split.lengths[order],
+        session_ids=split.session_ids.take(pa.array(order)),
+    )
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_ranks_depend_on_neither_batch_size_nor_chunks_nor_order(causal):
+    split = make_split()
+    encoder, params = make_model(split, causal)
+    whole = evaluate.Evaluator(tiny(), encoder, split).ranks(params, "test", full=True)
+    assert whole["test"].max() > 1
+    for changes in ({"batch_size": 7, "chunk_size": 9}, {"batch_size": 1, "chunk_size": 10_000}):
+        ranks = evaluate.Evaluator(tiny(**changes), encoder, split).ranks(params, "test", full=True)
+        for name, found in whole.items():
+            np.testing.assert_array_equal(found, ranks[name])
+    order = np.random.default_rng(5).permutation(30)
+    moved = evaluate.Evaluator(tiny(), encoder, reorder(split, order))
+    for name, found in moved.ranks(params, "test", full=True).items():
+        np.testing.assert_array_equal(found, whole[name][order])
+
+
+@pytest.mark.parametrize("which", ["valid", "test"])
+def test_ranks_are_the_loop(which):
+    split = make_split()
+    encoder, params = make_model(split)
+    config = tiny()
+    ranks = evaluate.Evaluator(config, encoder, split).ranks(params, which, full=True)
+    table = np.array(params["table"])
+    lengths, targets = split.held_out(which)
+    candidates = evaluate.candidates(split, np.arange(30), 20, config.eval.seed)
+    apply = jax.jit(encoder.apply)
+    for i in (0, 3, 29):
+        tracks = np.zeros((1, 19), np.int32)
+        tracks[0, : lengths[i]] = split.tracks[split.starts[i] :][: lengths[i]]
+        hidden = apply({"params": params["encoder"]}, table[tracks], tracks > 0)
+        scores = table @ np.array(hidden[0, lengths[i] - 1])
+        assert ranks[which][i] == reference.rank(scores, targets[i], candidates[i])
+        full = reference.rank(scores, targets[i], range(2, split.num_ids))
+        assert ranks[f"{which}_full"][i] == full
+
+
+def test_candidates_are_distinct_tracks_outside_the_session():
+    split = make_split()
+    drawn = evaluate.candidates(split, np.arange(30), 25, seed=3)
+    for i, row in enumerate(drawn):
+        own = split.tracks[split.starts[i] : split.starts[i] + split.lengths[i]]
+        assert len(set(row.tolist())) == 25
+        assert not set(row.tolist()) & set(own.tolist())
+        assert row.min() >= 2
+        assert row.max() < split.num_ids
+
+
+def test_candidates_depend_on_seed_and_session_id_alone():
+    split = make_split()
+    drawn = evaluate.candidates(split, np.arange(30), 25, seed=3)
+    order = np.random.default_rng(1).permutation(30)
+    moved = evaluate.candidates(reorder(split, order), np.arange(30), 25, seed=3)
+    np.testing.assert_array_equal(moved, drawn[order])
+    np.testing.assert_array_equal(
+        evaluate.candidates(split, np.array([7]), 25, seed=3)[0], drawn[7]
+    )
+    assert (evaluate.candidates(split, np.arange(30), 25, seed=4) != drawn).any()
+
+
+def test_candidates_are_uniform_outside_the_session():
+    split = make_split()
+    counts = np.zeros(split.num_ids)
+    for seed in range(2000):
+        counts[evaluate.candidates(split, np.array([0]), 5, seed)[0]] += 1
+    own = split.tracks[split.starts[0] : split.starts[0] + split.lengths[0]]
+    outside = np.setdiff1d(np.arange(2, split.num_ids), own)
+    expected = 2000 * 5 / len(outside)
+    assert counts.sum() == counts[outside].sum()
+    assert np.abs(counts[outside] - expected).max() < 5 * expected**0.5
+
+
+def test_all_tracks_outside_can_be_candidates():
+    split = make_split()
+    longest = int(np.argmax(split.lengths))
+    own = np.unique(split.tracks[split.starts[longest] :][: split.lengths[longest]])
+    num = split.num_ids - 2 - len(own)
+    drawn = evaluate.candidates(split, np.array([longest]), num, seed=0)[0]
+    assert sorted(drawn) == np.setdiff1d(np.arange(2, split.num_ids), own).tolist()
+
+
+@pytest.mark.parametrize("num", [0, 60])
+def test_impossible_numbers_of_candidates_are_named(num):
+    split = make_split()
+    encoder, _ = make_model(split)
+    with pytest.raises(ConfigError, match=rf"num_candidates is {num}; with .* from 1 to"):
+        evaluate.Evaluator(tiny(num_candidates=num), encoder, split)
+
+
+def test_popularity_is_the_loop():
+    split = make_split()
+    config = tiny()
+    ranks = evaluate.popularity_ranks(split, "test", config.eval)
+    _, targets = split.held_out("test")
+    drawn = evaluate.candidates(split, np.arange(30), 20, config.eval.seed)
+    for i, target in enumerate(targets):
+        counts = split.train_counts
+        full = reference.rank(counts, target, range(2, split.num_ids))
+        assert ranks["test_full"][i] == full
+        assert ranks["test"][i] == reference.rank(counts, target, drawn[i])
+
+
+def test_summaries_are_named_by_split():
+    ranks = {"test": np.array([1, 30]), "test_full": np.array([11, 5])}
+    assert evaluate.summarise(ranks, ("hr@10",), prefix="baseline/popularity/") == {
+        "baseline/popularity/test/hr@10": 0.5,
+        "baseline/popularity/test_full/hr@10": 0.5,
+    }

@@ -1,0 +1,244 @@
+"""The whole loss against loops, and the invariances that DESIGN promises."""
+
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from skipjax import encoders, objective, sampling, targets
+from skipjax.errors import ConfigError
+from skipjax.ids import MASK_ID
+
+NUM_IDS = 30
+WEIGHTS = objective.Weights(jnp.float32(0.5), jnp.float32(0.5), jnp.float32(0.1))
+
+
+def key():
+    """The same key each time, made anew because a key must not be used twice."""
+    return jax.random.key(7)
+
+
+@functools.cache
+def make(**changes):
+    """A tiny model without dropout, and its jitted objective."""
+    config = importlib.import_module("configs.tiny").get_config()
+    config.model.dropout = 0.0
+    config.model.num_layers = 1
+    config.model.init_bound = 0.5  # so that cosines and logits differ
+    config.sampling.num_negatives = 9
+    for name, value in changes.items():
+        section, _, field = name.partition("__")
+        config[section][field] = value
+    encoder = encoders.make_encoder(config.model, config.data.max_length)
+    params = encoders.init_params(jax.random.key(1), encoder, NUM_IDS, config.model.width)
+    raw = objective.make_objective(config, encoder)
+    return config, encoder, params, jax.jit(raw, static_argnames=("deterministic", "reduce_fn"))
+
+
+@functools.cache
+def gradients_of(compute, name):
+    """The jitted value and gradient of one of the objective's values."""
+    return jax.jit(
+        jax.value_and_grad(lambda params, batch: compute(params, batch, WEIGHTS, key())[name])
+    )
+
+
+def encode(encoder, params, tracks, valid):
+    embedded = params["table"][tracks]
+    return jax.jit(encoder.apply)({"params": params["encoder"]}, embedded, valid)
+
+
+def make_batch(rng, lengths=(8, 5, 2, 0), width=8, skip=0.5):
+    valid = np.arange(width)[None] < np.array(lengths)[:, None]
+    tracks = np.where(valid, rng.integers(2, NUM_IDS, size=valid.shape), 0).astype(np.int32)
+    skipped = (rng.random(valid.shape) < skip) & valid
+    return {"tracks": tracks, "skipped": skipped, "valid": valid}
+
+
+CHOICES = [
+    {},
+    {"loss__context": "hidden"},
+    {"loss__anchors": "played"},
+    {"loss__anchors": "played", "loss__context": "hidden"},
+    {"loss__negatives": "future"},
+    {"loss__negatives": "future", "loss__context": "hidden"},
+    {"loss__polarity": "played"},
+    {"loss__target": "next_played"},
+    {"sampling__scope": "batch"},
+]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(map(str, c.values())) or "paper")
+def test_objective_is_the_loop(rng, causal, choice):
+    config, encoder, params, compute = make(model__causal=causal, **choice)
+    batch = make_batch(rng)
+    _, cloze_key, softmax_key, _ = jax.random.split(key(), 4)
+    table = np.array(params["table"], float)
+    shape = (4, 9) if config.sampling.scope == "session" else (9,)
+    negatives = np.array(sampling.uniform_tracks(softmax_key, shape, NUM_IDS))
+    negatives = np.broadcast_to(negatives, (4, 9))
+    tracks, valid = jnp.array(batch["tracks"]), jnp.array(batch["valid"])
+    if causal:
+        masked = None
+        encoded = encode(encoder, params, tracks[:, :-1], valid[:, 1:])
+    else:
+        masked = np.array(targets.cloze(cloze_key, valid, config.loss.cloze_fraction))
+        inputs = jnp.where(jnp.array(masked), MASK_ID, tracks)
+        encoded = encode(encoder, params, inputs, valid)
+
+    expected = {"nll": [], "infonce": []}
+    for b, n in enumerate(batch["valid"].sum(axis=1)):
+        at = list(range(1, n)) if causal else np.flatnonzero(masked[b]).tolist()
+        found = reference.session_losses(
+            {i: np.array(encoded[b, i - 1 if causal else i], float) for i in at},
+            table,
+            batch["tracks"][b, :n].tolist(),
+            batch["skipped"][b, :n],
+            at=at,
+            masked=None if causal else set(at),
+            negatives=negatives[b],
+            kinds=config.loss,
+            temperature=0.1,
+        )
+        for name, values in zip(expected, found, strict=True):
+            expected[name].append(list(values.values()))
+
+    per_position = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
+    reduced = compute(params, batch, WEIGHTS, key())
+    for name, rows in expected.items():
+        for b, row in enumerate(rows):
+            got = np.array(per_position[name][b])
+            np.testing.assert_allclose(np.sort(got[got != 0]), np.sort(row), rtol=2e-4)
+        values = [value for row in rows for value in row]
+        np.testing.assert_allclose(reduced[name], np.mean(values) if values else 0, rtol=2e-4)
+    np.testing.assert_allclose(
+        reduced["loss"], 0.5 * reduced["infonce"] + 0.5 * reduced["nll"], rtol=1e-6
+    )
+    assert any(expected["nll"])
+    assert any(expected["infonce"]) or (not causal and choice.get("loss__context") == "hidden")
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("context", ["track", "hidden"])
+@pytest.mark.parametrize("negatives", ["own", "shifted"])
+def test_skips_of_one_session_never_reach_another(rng, causal, context, negatives):
+    changes = {"model__causal": causal, "loss__context": context, "loss__negatives": negatives}
+    *_, params, compute = make(**changes)
+    batch = make_batch(rng, lengths=(8, 8, 8, 8))
+    other = {**batch, "skipped": batch["skipped"].copy()}
+    other["skipped"][1] = ~other["skipped"][1]
+    before = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
+    after = compute(params, other, WEIGHTS, key(), reduce_fn=None)
+    for name in ("nll", "infonce"):
+        same = (np.array(before[name]) == np.array(after[name])).all(axis=1)
+        if negatives == "shifted" and name == "infonce":
+            assert not same[0]  # the control: here session 0 is pushed from session 1's skips
+            same[0] = True
+        assert same[[0, 2, 3]].all()
+    assert not (np.array(before["infonce"][1]) == np.array(after["infonce"][1])).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("context", ["track", "hidden"])
+def test_padding_changes_no_loss(rng, causal, context):
+    *_, params, compute = make(model__causal=causal, loss__context=context)
+    narrow = make_batch(rng, lengths=(8, 5, 3, 0))
+    wide = {
+        name: np.pad(value, ((0, 0), (0, 4)), constant_values=0) for name, value in narrow.items()
+    }
+    before = compute(params, narrow, WEIGHTS, key())
+    after = compute(params, wide, WEIGHTS, key())
+    for name in ("loss", "nll", "infonce"):
+        np.testing.assert_allclose(before[name], after[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("context", ["track", "hidden"])
+@pytest.mark.parametrize("case", ["no skips", "skips are neighbours", "all skipped", "empty"])
+def test_no_usable_skip_is_zero_with_zero_gradients(rng, causal, context, case):
+    *_, params, compute = make(model__causal=causal, loss__context=context)
+    batch = make_batch(rng, lengths=(8, 5, 2, 0), skip=0.0)
+    if case == "skips are neighbours":  # every track is the same, so every skip equals t_i and p
+        batch["tracks"] = np.where(batch["valid"], 5, 0).astype(np.int32)
+        batch["skipped"] = batch["valid"] & (np.arange(8) % 2 == 0)
+    elif case == "all skipped":
+        batch["skipped"] = batch["valid"]
+    elif case == "empty":
+        batch = make_batch(rng, lengths=(0, 0, 0, 0))
+
+    value, gradients = gradients_of(compute, "infonce")(params, batch)
+    assert value == 0
+    assert all((np.array(g) == 0).all() for g in jax.tree.leaves(gradients))
+    _, gradients = gradients_of(compute, "loss")(params, batch)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+def test_inverted_labels_exchange_pull_and_push():
+    # Two tracks equally far from the anchor; one is played, one skipped.
+    right, wrong = (make(loss__polarity=polarity) for polarity in ("skipped", "played"))
+    params = right[2]
+    width = params["table"].shape[1]
+    table = jnp.zeros((NUM_IDS, width)).at[2, 0].set(1.0)
+    table = table.at[3, :2].set(jnp.array([1.0, 1.0])).at[4, :2].set(jnp.array([1.0, -1.0]))
+    params = {**params, "table": table}
+    valid = np.ones((1, 3), bool)
+    batch = {
+        "tracks": np.array([[2, 3, 4]], np.int32),
+        "skipped": np.array([[False, False, True]]),
+        "valid": valid,
+    }
+
+    def pull(compute):
+        return jax.grad(
+            lambda t: compute({**params, "table": t}, batch, WEIGHTS, key(), reduce_fn=None)[
+                "infonce"
+            ][0, 0]
+        )(table)[2, 1]
+
+    assert pull(right[3]) < -0.1
+    np.testing.assert_allclose(pull(right[3]), -pull(wrong[3]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_full_softmax_agrees_with_sampling_everything(rng, causal):
+    _, encoder, params, compute = make(model__causal=causal, sampling__scope="full")
+    batch = make_batch(rng, lengths=(8, 6, 0, 0))
+    found = np.array(compute(params, batch, WEIGHTS, key(), reduce_fn=None)["nll"])
+    table = np.array(params["table"], float)
+    tracks, valid = jnp.array(batch["tracks"]), jnp.array(batch["valid"])
+    if causal:
+        hidden = encode(encoder, params, tracks[:, :-1], valid[:, 1:])
+        places = [(b, i, i - 1) for b, n in ((0, 8), (1, 6)) for i in range(1, n)]
+    else:
+        masked = targets.cloze(jax.random.split(key(), 4)[1], valid, 0.2)
+        inputs = jnp.where(masked, MASK_ID, tracks)
+        hidden = encode(encoder, params, inputs, valid)
+        places = [(b, i, i) for b in (0, 1) for i in np.flatnonzero(np.array(masked[b]))]
+    real = np.arange(NUM_IDS) >= 2
+    expected = [
+        reference.softmax_nll(table @ np.array(hidden[b, j], float), batch["tracks"][b, i], real)
+        for b, i, j in places
+    ]
+    np.testing.assert_allclose(np.sort(found[found != 0]), np.sort(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("loss__context", "tracks"),
+        ("loss__anchors", "skipped"),
+        ("loss__negatives", "others"),
+        ("loss__polarity", "inverted"),
+        ("loss__target", "last"),
+        ("sampling__scope", "global"),
+    ],
+)
+def test_unknown_choices_are_named(field, value):
+    name = field.replace("__", r"\.")
+    with pytest.raises(ConfigError, match=rf"config\.{name} is '{value}'; choose one of"):
+        make(**{field: value})

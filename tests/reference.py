@@ -1,0 +1,112 @@
+"""Slow, obvious NumPy loops that the library is checked against."""
+
+import math
+
+import numpy as np
+
+
+def softmax_nll(logits, target, where):
+    """One position: -log of the target's share among the ids that count; 0 if it does not."""
+    if not where[target]:
+        return 0.0
+    top = max(float(x) for x, w in zip(logits, where, strict=True) if w)
+    total = sum(math.exp(float(x) - top) for x, w in zip(logits, where, strict=True) if w)
+    return top + math.log(total) - float(logits[target])
+
+
+def cosine(a, b):
+    norms = math.sqrt(float(np.dot(a, a))) * math.sqrt(float(np.dot(b, b)))
+    return float(np.dot(a, b)) / norms if norms else 0.0
+
+
+def infonce(context, positive, negatives, where_negatives, temperature):
+    """One position: -log(e^p / (e^p + Σ e^n)) of cosines over the temperature."""
+    kept = [n for n, w in zip(negatives, where_negatives, strict=True) if w]
+    if not kept:
+        return 0.0
+    p = math.exp(cosine(context, positive) / temperature)
+    return -math.log(p / (p + sum(math.exp(cosine(context, n) / temperature) for n in kept)))
+
+
+def first_played(skipped, valid):
+    """[B, L] lists of the first played position at or after each, or None."""
+    result = []
+    for skips, valids in zip(skipped, valid, strict=True):
+        row = []
+        for i in range(len(skips)):
+            later = [j for j in range(i, len(skips)) if valids[j] and not skips[j]]
+            row.append(later[0] if later else None)
+        result.append(row)
+    return result
+
+
+def rank(scores, target, among):
+    """1 + how many of `among`, the target itself left out, score at least what it does."""
+    return 1 + sum(1 for v in among if v != target and not scores[v] < scores[target])
+
+
+def metric(name, ranks):
+    kind, _, k = name.partition("@")
+    k = int(k) if k else None
+    values = []
+    for r in ranks:
+        inside = k is None or r <= k
+        value = {"hr": 1.0, "ndcg": 1 / math.log2(1 + r), "mrr": 1 / r}[kind]
+        values.append(value if inside else 0.0)
+    return sum(values) / len(values)
+
+
+def session_losses(hidden, table, tracks, skipped, *, at, masked, negatives, kinds, temperature):
+    """NLL and InfoNCE of one session without padding, {position: value}, loop by loop.
+
+    Args:
+      hidden: {position: vector}, ŷ before each position in `at`.
+      table: [V, D].
+      tracks, skipped: the training span.
+      at: positions the encoder is asked for.
+      masked: positions behind MASK, or None for a causal encoder.
+      negatives: ids drawn for the softmax.
+      kinds: config.loss.
+    """
+    n = len(tracks)
+    skipped = [bool(s) == (kinds.polarity == "skipped") for s in skipped]
+    played_from = first_played([skipped], [[True] * n])[0]
+    usable = [v for v in negatives if v not in set(tracks)]
+
+    def hidden_from_input(position):
+        return position is not None and (masked is None or position in masked)
+
+    nll = {}
+    for i in at:
+        goal = i if kinds.target == "next" else played_from[i]
+        if kinds.target == "next_played" and not hidden_from_input(goal):
+            continue
+        logits = [float(np.dot(hidden[i], table[v])) for v in [tracks[goal], *usable]]
+        nll[i] = softmax_nll(logits, 0, [True] * len(logits))
+
+    infonce_by_position = {}
+    for i in range(1, n) if kinds.context == "track" else at:
+        p = played_from[i]
+        if p is None or (kinds.context == "hidden" and not hidden_from_input(p)):
+            continue
+        if kinds.anchors == "played" and (i == 0 or skipped[i - 1]):
+            continue
+        anchor = tracks[i - 1] if i else None
+        pushed = [
+            j
+            for j in range(n)
+            if skipped[j]
+            and tracks[j] not in (anchor, tracks[p])
+            and (kinds.negatives != "future" or j >= i)
+        ]
+        if not pushed:
+            continue
+        context = table[anchor] if kinds.context == "track" else hidden[i]
+        infonce_by_position[i] = infonce(
+            context,
+            table[tracks[p]],
+            [table[tracks[j]] for j in pushed],
+            [True] * len(pushed),
+            temperature,
+        )
+    return nll, infonce_by_position

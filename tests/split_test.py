@@ -1,0 +1,82 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import make_sessions, random_listening
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skipjax.data.split import leave_one_out
+from skipjax.errors import ConfigError, DataError
+
+PAPER = {"min_length": 4, "max_length": 20, "skip_levels": (1, 2)}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_split_is_the_loop(seed, require_skip):
+    rng = np.random.default_rng(seed)
+    listening = random_listening(rng, num_sessions=12, num_tracks=15, low=1, high=8)
+    listening.append([("t0000", 1), ("t0001", 1), ("t0001", 0), ("t0002", 2)])
+    split = leave_one_out(make_sessions(listening), **PAPER, require_skip=require_skip)
+
+    kept = [s for s in listening if len(s) >= 4]
+    short = len(listening) - len(kept)
+    if require_skip:
+        kept = [s for s in kept if any(level in (1, 2) for _, level in s[:-2])]
+    counts = Counter(track for s in kept for track, _ in s[:-2])
+    tracks = sorted({track for s in kept for track, _ in s}, key=lambda t: (-counts[t], t))
+    assert split.track_ids.to_pylist() == tracks
+    assert split.train_counts.tolist() == [0, 0, *(counts[t] for t in tracks)]
+    assert split.num_ids == 2 + len(tracks)
+    assert split.left_out["shorter than 4 tracks"] == short
+    assert split.num_sessions == len(kept)
+    for i, session in enumerate(kept):
+        events = slice(split.starts[i], split.starts[i] + split.lengths[i])
+        assert [tracks[v - 2] for v in split.tracks[events]] == [t for t, _ in session]
+        assert split.skipped[events].tolist() == [level in (1, 2) for _, level in session]
+    for which, back in (("valid", 2), ("test", 1)):
+        lengths, targets = split.held_out(which)
+        assert lengths.tolist() == [len(s) - back for s in kept]
+        assert [tracks[v - 2] for v in targets] == [s[-back][0] for s in kept]
+
+
+def test_held_out_tracks_do_not_move_the_vocabulary():
+    listening = [[("a", 0), ("b", 0), ("b", 0), ("c", 0), ("d", 0)]]
+    before = leave_one_out(make_sessions(listening), **PAPER)
+    listening[0][3:] = [("d", 2), ("c", 1)]
+    after = leave_one_out(make_sessions(listening), **PAPER)
+    assert before.track_ids.to_pylist() == after.track_ids.to_pylist() == ["b", "a", "c", "d"]
+    np.testing.assert_array_equal(before.train_counts, after.train_counts)
+
+
+def test_what_counts_as_skipped_is_the_runs_choice():
+    sessions = make_sessions([[("a", 0), ("b", 1), ("c", 2), ("d", 3)]])
+    for levels in ((1, 2), (1,), (1, 2, 3), ()):
+        split = leave_one_out(sessions, min_length=4, max_length=20, skip_levels=levels)
+        assert split.skipped.tolist() == [level in levels for level in range(4)]
+
+
+def test_session_hashes_depend_on_the_id_alone():
+    listening = random_listening(np.random.default_rng(1), num_sessions=3)
+    one = leave_one_out(make_sessions(listening, session_ids=["x", "y", "z"]), **PAPER)
+    two = leave_one_out(make_sessions(listening[::-1], session_ids=["z", "q", "x"]), **PAPER)
+    assert one.session_hashes[0] == two.session_hashes[2]
+    assert one.session_hashes[2] == two.session_hashes[0]
+    assert len(set(one.session_hashes.tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"min_length": 3}, ConfigError, "min_length is 3; it must be at least 4"),
+        ({"max_length": 4}, ConfigError, "sessions of 5 tracks, but config.data.max_length is 4"),
+        ({"skip_levels": (1, 4)}, ConfigError, r"skip_levels is \(1, 4\)"),
+        ({"min_length": 6}, DataError, r"no session is left of 2 \(2 shorter than 6 tracks\)"),
+        ({"require_skip": True}, DataError, "2 without a skip in training"),
+    ],
+)
+def test_what_cannot_be_split_is_said(change, error, message):
+    sessions = make_sessions([[("a", 0)] * 5, [("b", 0)] * 4])
+    with pytest.raises(error, match=message):
+        leave_one_out(sessions, **{**PAPER, **change})

@@ -1,0 +1,155 @@
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from skipjax import encoders, losses, step
+from skipjax.errors import ConfigError
+from skipjax.objective import make_objective
+from skipjax.optimizers import schedule_factor
+
+NUM_IDS = 40
+
+
+def make(name="tiny", num_steps=20, **changes):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    for field, value in changes.items():
+        section, _, field = field.partition("__")
+        config[section][field] = value
+    encoder = encoders.make_encoder(config.model, config.data.max_length)
+    return config, encoder, step.make_train_step(config, encoder, num_steps)
+
+
+def make_batch(seed=0, width=6):
+    rng = np.random.default_rng(seed)
+    valid = np.arange(width)[None] < rng.integers(2, width + 1, size=(4, 1))
+    tracks = np.where(valid, rng.integers(2, NUM_IDS, size=valid.shape), 0).astype(np.int32)
+    return {"tracks": tracks, "skipped": (rng.random(valid.shape) < 0.5) & valid, "valid": valid}
+
+
+def run(config, encoder, train_step, steps, hyper=None):
+    state = step.init_state(config, encoder, NUM_IDS)
+    hyper = hyper or step.hyperparameters(config)
+    history = []
+    for i in range(steps):
+        state, metrics = train_step(state, make_batch(i), hyper, step.train_key(config))
+        history.append(float(metrics["loss"]))
+    return state, history
+
+
+def test_one_batch_is_learnt():
+    config, encoder, train_step = make(model__dropout=0.0)
+    state = step.init_state(config, encoder, NUM_IDS)
+    key, hyper = step.train_key(config), step.hyperparameters(config)
+    values = []
+    for _ in range(60):
+        state, metrics = train_step(state, make_batch(), hyper, key)
+        values.append(float(metrics["loss"]))
+    assert np.mean(values[-5:]) < 0.5 * values[0]
+    assert int(state.step) == 60
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_step_compiles_once_for_all_scalars(causal, monkeypatch):
+    traces = []
+    original = losses.skip_infonce
+    monkeypatch.setattr(
+        losses, "skip_infonce", lambda *a, **k: traces.append(1) or original(*a, **k)
+    )
+    config, encoder, train_step = make(model__causal=causal)
+    hyper = step.hyperparameters(config)
+    run(config, encoder, train_step, 3, hyper)
+    loss = hyper.loss.replace(alpha=jnp.float32(0.1), temperature=jnp.float32(1.0))
+    run(config, encoder, train_step, 2, hyper.replace(learning_rate=jnp.float32(0.1), loss=loss))
+    assert len(traces) == 1
+
+
+def test_updates_are_those_of_optax(rng):
+    config, encoder, train_step = make(
+        model__dropout=0.0,
+        optimizer__clip_norm=0.05,
+        optimizer__weight_decay=0.01,
+        optimizer__warmup_steps=3,
+        optimizer__decay="cosine",
+        optimizer__epsilon=1e-8,
+        optimizer__table_epsilon=1e-8,
+        num_steps=6,
+    )
+    rate = config.optimizer.learning_rate
+
+    def schedule(i):  # as the docstring says it, with i counted from 0
+        return rate * min(1, (i + 1) / 3) * (1 + np.cos(np.pi * max(0, i - 3) / 3)) / 2
+
+    rates = jnp.array([schedule(i) for i in range(6)])
+    adam = optax.chain(
+        optax.clip_by_global_norm(0.05),
+        optax.scale_by_adam(eps=1e-8),
+        optax.add_decayed_weights(0.01),
+        optax.scale_by_learning_rate(lambda i: rates[i]),
+    )
+    params = step.init_state(config, encoder, NUM_IDS).params
+    optimizer = adam.init(params)
+    objective = make_objective(config, encoder)
+    gradient = jax.jit(
+        jax.grad(
+            lambda p, batch, key: objective(p, batch, step.hyperparameters(config).loss, key)[
+                "loss"
+            ]
+        )
+    )
+    for i in range(6):
+        key = jax.random.fold_in(step.train_key(config), i)
+        updates, optimizer = adam.update(gradient(params, make_batch(i), key), optimizer, params)
+        params = optax.apply_updates(params, updates)
+    state, _ = run(config, encoder, train_step, 6)
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_the_table_has_an_epsilon_of_its_own():
+    moved = {}
+    for epsilon in (1e-20, 1e6):
+        config, encoder, train_step = make(optimizer__table_epsilon=epsilon)
+        start = jax.device_get(step.init_state(config, encoder, NUM_IDS).params)
+        state, _ = run(config, encoder, train_step, 1)
+        moved[epsilon] = jax.tree.map(lambda a, b: np.abs(a - b).max(), start, dict(state.params))
+    rate = config.optimizer.learning_rate
+    np.testing.assert_allclose(moved[1e-20]["table"], rate, rtol=1e-3)
+    assert moved[1e6]["table"] < 0.1 * rate
+    assert moved[1e6]["encoder"] == moved[1e-20]["encoder"]
+
+
+def test_seed_and_step_are_all_the_randomness():
+    config, encoder, train_step = make()
+    _, first = run(config, encoder, train_step, 3)
+    _, again = run(config, encoder, train_step, 3)
+    assert first == again
+    config.seed = 1
+    _, other = run(config, encoder, train_step, 3)
+    assert first != other
+    # The same batch draws other negatives and dropout at another step.
+    state, (a, b) = step.init_state(config, encoder, NUM_IDS), (0.0, 0.0)
+    hyper = step.hyperparameters(config).replace(learning_rate=jnp.float32(0))
+    state, metrics = train_step(state, make_batch(), hyper, step.train_key(config))
+    a = float(metrics["loss"])
+    state, metrics = train_step(state, make_batch(), hyper, step.train_key(config))
+    b = float(metrics["loss"])
+    assert a != b
+
+
+@pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
+def test_schedules_rise_and_fall(decay):
+    optimizer = importlib.import_module("configs.common").get_config().optimizer
+    optimizer.decay, optimizer.warmup_steps = decay, 4
+    factors = [float(schedule_factor(optimizer, i, 12)) for i in range(13)]
+    np.testing.assert_allclose(factors[:4], [0.25, 0.5, 0.75, 1.0])
+    expected = {"constant": (1.0, 1.0), "linear": (0.5, 0.0), "cosine": (0.5, 0.0)}[decay]
+    np.testing.assert_allclose([factors[8], factors[12]], expected, atol=1e-6)
+
+
+def test_an_unknown_decay_is_named():
+    with pytest.raises(ConfigError, match=r"config\.optimizer\.decay is 'step'; choose one of"):
+        make(optimizer__decay="step")
