@@ -136,7 +136,7 @@ def test_shares_are_mssds(log, name, value, expected):
 
 def test_last_tracks_are_skipped_less(log):
     is_last = log["session_position"] == log["session_length"]
-    assert log["skip_2"][is_last].mean() == pytest.approx(0.404, abs=0.02)
+    assert log["skip_2"][is_last].mean() == pytest.approx(0.404, abs=0.025)  # of 4,000 events
 
 
 def test_the_top_track_is_in_a_ninth_of_sessions(log):
