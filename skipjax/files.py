@@ -61,6 +61,7 @@ def new_folder(path: str | os.PathLike, **manifest: Any) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise OutputError(f"{path} exists already; remove it or choose another place.")
+    made = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.tmp-"))
@@ -77,6 +78,10 @@ def new_folder(path: str | os.PathLike, **manifest: Any) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not path.exists():
+            with contextlib.suppress(OSError):  # not empty: somebody else's by now
+                for parent in made:
+                    parent.rmdir()
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:

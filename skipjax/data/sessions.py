@@ -1,14 +1,22 @@
 """The session store: flat event columns, offsets and a vocabulary, as Arrow files on disk."""
 
 import dataclasses
+import hashlib
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from skipjax import files
+from skipjax.data import layout
+from skipjax.errors import DataError
+
 PLAYED_LEVEL = 0  # not skipped
 BRIEFLY_LEVEL = 2  # what a plain yes/no skip flag is stored as
+NUM_LEVELS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,5 +46,102 @@ class Sessions:
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "Sessions":
-        """Memory-maps the sessions that `SessionsWriter` left in `folder`."""
-        raise NotImplementedError
+        """Memory-maps the sessions that `SessionsWriter` left in `folder`.
+
+        Raises:
+          DataError: not such a folder, or one of its files is damaged; all are checked.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder.")
+        manifest = files.read_manifest(folder)
+        version = manifest.get("format")
+        if version != layout.FORMAT_VERSION or not set(layout.CONTENT) <= set(manifest["files"]):
+            raise DataError(
+                f"{folder} does not hold sessions in format {layout.FORMAT_VERSION} (its "
+                f"manifest says {version}); prepare the data again."
+            )
+        try:
+            events = _mapped(folder / layout.EVENTS)
+            sessions = _mapped(folder / layout.SESSIONS)
+            tracks = _mapped(folder / layout.TRACKS)
+            context = _mapped(folder / layout.CONTEXT)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{folder} cannot be read ({error}); prepare it again.") from error
+        hashes = [manifest["files"][name]["sha256"] for name in layout.CONTENT]
+        return cls(
+            offsets=np.concatenate([[0], np.cumsum(sessions["length"], dtype=np.int64)]),
+            tracks=_flat(events["track"]).to_numpy(),
+            levels=_flat(events["level"]).to_numpy(),
+            session_ids=_flat(sessions["session_id"]),
+            track_ids=_flat(tracks["track_id"]),
+            context=context,
+            info=manifest["preparation"] | {"digest": _digest(*(h.encode() for h in hashes))},
+        )
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self.session_ids)
+
+    @property
+    def num_events(self) -> int:
+        return len(self.tracks)
+
+    @property
+    def num_tracks(self) -> int:
+        return len(self.track_ids)
+
+    @property
+    def digest(self) -> str:
+        """Identity of the content: the same if and only if the data is, wherever it lies."""
+        if "digest" in self.info:
+            return self.info["digest"]
+        ids = "\0".join([*self.session_ids.to_pylist(), *self.track_ids.to_pylist()])
+        arrays = (self.offsets, self.tracks, self.levels)
+        return _digest(*(np.ascontiguousarray(array) for array in arrays), ids.encode())
+
+    def summary(self, skip_levels: Sequence[int] = (1, 2)) -> dict[str, Any]:
+        """Facts for printing, JSON-able.
+
+        Args:
+          skip_levels: which levels count as skipped; (1, 2) in the paper.
+
+        Returns:
+          `sessions`, `events`, `tracks`; `skipped_share` of events, and `level_shares` of levels
+          0 to 3; `length_min`, `length_mean`, `length_max`; `left_out`: `sessions` and `events`
+          that the preparation left out for being too short.
+        """
+        counts = np.zeros(NUM_LEVELS, np.int64)
+        for start in range(0, self.num_events, layout.CHUNK_ROWS):
+            chunk = self.levels[start : start + layout.CHUNK_ROWS]
+            counts += np.bincount(chunk, minlength=NUM_LEVELS)
+        shares = counts / max(self.num_events, 1)
+        lengths = np.diff(self.offsets)
+        return {
+            "sessions": self.num_sessions,
+            "events": self.num_events,
+            "tracks": self.num_tracks,
+            "skipped_share": float(sum(shares[level] for level in set(skip_levels))),
+            "level_shares": shares.tolist(),
+            "length_min": int(lengths.min()),
+            "length_mean": float(lengths.mean()),
+            "length_max": int(lengths.max()),
+            "left_out": dict(self.info.get("left_out", {})),
+        }
+
+
+def _mapped(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array, without a copy if it is one already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()

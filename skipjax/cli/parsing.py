@@ -1,0 +1,45 @@
+"""Command-line parsing whose mistakes end in one line, with a suggestion."""
+
+import argparse
+import difflib
+from collections.abc import Iterable
+from typing import NoReturn
+
+from skipjax.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises ConfigError instead of printing and exiting."""
+
+    def __init__(self, command: str, usage: str, description: str):
+        prog = f"python -m skipjax {command}"
+        super().__init__(
+            prog=prog, usage=f"{prog} {usage}", description=description, allow_abbrev=False
+        )
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split("=")[0].split(" ")[0]
+        close = difflib.get_close_matches(unknown, self._option_string_actions, n=1)
+        hint = f" Did you mean {close[0]}?" if unknown and close else ""
+        raise ConfigError(f"{message}.{hint} See {self.prog} --help.")
+
+
+def choose(name: str, choices: Iterable[str], what: str) -> str:
+    """Returns `name`, or raises a ConfigError if it is not among `choices`."""
+    choices = list(choices)
+    if name in choices:
+        return name
+    close = difflib.get_close_matches(name, choices, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(f"there is no {what} {name!r}; there are {', '.join(choices)}.{hint}")
+
+
+def count(text: str) -> int:
+    """An argparse type: a whole number of at least 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return value

@@ -1,0 +1,162 @@
+"""Reads the log files of Spotify's Music Streaming Sessions Dataset (MSSD), as published.
+
+Plain or gzipped CSV, or members of a tar, which are read without being unpacked. Every value
+that is used is checked, and so is that each session has all its positions, once.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from skipjax.data import fields
+from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, Block, ahead, read_csv
+from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members
+from skipjax.data.sessions import Sessions
+from skipjax.data.writer import SessionsWriter
+
+_LONGEST_SESSION = 1000  # MSSD's is 20
+
+_SUFFIXES = (".csv", ".csv.gz")
+_LEAVE_OUT = ("tf_",)  # track features, which some archives hold next to the logs
+_SHUFFLE = "hist_user_behavior_is_shuffle"
+
+# `reason_end` and the skip flags describe the current play, so they are no context for it.
+_TYPES = dict.fromkeys(
+    (
+        "session_id",
+        "session_position",
+        "session_length",
+        "track_id_clean",
+        "skip_1",
+        "skip_2",
+        "skip_3",
+        "not_skipped",
+        "context_type",
+        "premium",
+        "hour_of_day",
+        _SHUFFLE,
+        "date",
+    ),
+    REPEATED_TEXT,
+)
+
+
+def prepare(
+    sources: Sources,
+    out: str | os.PathLike,
+    *,
+    num_sessions: int = 0,
+    min_length: int = 4,
+    max_length: int = 20,
+    source: str = "mssd",
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Sessions:
+    """Prepares log files as a folder of sessions, and opens it.
+
+    Skip levels: 1 where `skip_1`, 2 where only `skip_2` and `skip_3`, 3 where only `skip_3`, else
+    0. So the 1.9 % of events that MSSD calls neither `skip_3` nor `not_skipped` are 0.
+
+    Args:
+      sources: a path or several: CSV files, gzipped or not; tars of them, gzipped or not; folders
+        of either; glob patterns. All are read in the order of their names.
+      out: the new folder.
+      num_sessions: keep a uniform sample of so many sessions; 0 keeps all.
+      min_length: leave out shorter sessions.
+      max_length: cut longer ones.
+      source: what to call these logs in the sessions' `info`.
+      options: kept there too; JSON-able.
+      progress: called with bytes done, bytes in all, and what is being done.
+      block_bytes: how much to read at a time; changes nothing in the result.
+
+    Raises:
+      DataError: a file, row or value that is not as published; nothing is left behind.
+      OutputError: `out` exists already or cannot be written.
+    """
+    with SessionsWriter(
+        out,
+        source=source,
+        options=options,
+        min_length=min_length,
+        max_length=max_length,
+        num_sessions=num_sessions,
+        progress=progress,
+    ) as writer:
+        for block in read(sources, progress=progress, block_bytes=block_bytes):
+            writer.add(block)
+    return Sessions.open(out)
+
+
+def files(sources: Sources) -> list[Path]:
+    """The files that `prepare` would read."""
+    return find(sources, (*_SUFFIXES, *TAR_SUFFIXES), leave_out=_LEAVE_OUT)
+
+
+def read(
+    sources: Sources, *, progress: Progress | None = None, block_bytes: int = BLOCK_BYTES
+) -> Iterator[Block]:
+    """Yields the rows of log files, checked, as `SessionsWriter.add` takes them."""
+    paths = files(sources)
+    total = sum(path.stat().st_size for path in paths)
+    for block, done in ahead(_blocks(paths, block_bytes)):
+        yield _parsed(block)
+        if progress:
+            progress(done, total, "reading")
+
+
+def _blocks(paths: list[Path], block_bytes: int) -> Iterator[tuple[Block, int]]:
+    """Blocks of text, each with how many bytes of the files have been read."""
+    before = 0
+    for path in paths:
+        for name, stream, raw in members(path, _SUFFIXES, leave_out=_LEAVE_OUT):
+            for block in read_csv(stream, name, _TYPES, block_bytes=block_bytes):
+                yield block, before + raw.tell()
+        before += path.stat().st_size
+
+
+def _parsed(block: Block) -> Block:
+    lengths = fields.integers(block, "session_length", 1, _LONGEST_SESSION)
+    positions = fields.integers(block, "session_position", 1, _LONGEST_SESSION)
+    beyond = np.flatnonzero(positions > lengths)
+    if beyond.size:
+        index = int(beyond[0])
+        raise block.error(
+            index,
+            "session_position",
+            str(positions[index]),
+            f"within the session's length, {lengths[index]}",
+        )
+    table = {
+        "session_id": fields.ids(block, "session_id"),
+        "track_id": fields.ids(block, "track_id_clean"),
+        "order": positions.astype(np.int64),
+        "level": _levels(block),
+        "length": lengths,
+        "context_type": fields.encode(block, "context_type"),
+        "premium": fields.flags(block, "premium"),
+        "hour_of_day": fields.integers(block, "hour_of_day", 0, 23, "an hour").astype(np.int8),
+        "shuffle": fields.flags(block, _SHUFFLE),
+        "date": pa.array(fields.dates(block, "date"), pa.date32()),
+    }
+    return Block(pa.table(table), block.file, block.first_row)
+
+
+def _levels(block: Block) -> np.ndarray:
+    """[rows] int8, from flags that each include the one before."""
+    briefest, brief, mostly, not_skipped = (
+        fields.flags(block, name) for name in ("skip_1", "skip_2", "skip_3", "not_skipped")
+    )
+    for name, wrong, expected in (
+        ("skip_2", briefest & ~brief, "true, though skip_1 is"),
+        ("skip_3", brief & ~mostly, "true, though skip_2 is"),
+        ("not_skipped", mostly & not_skipped, "false, though skip_3 is true"),
+    ):
+        if wrong.any():
+            index = int(np.argmax(wrong))
+            raise block.error(index, name, block.table[name][index].as_py(), expected)
+    return np.select([briefest, brief, mostly], [1, 2, 3], 0).astype(np.int8)

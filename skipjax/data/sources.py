@@ -1,0 +1,139 @@
+"""What a run's `config.data` names, prepared once and then reused."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from skipjax.data import demo, layout, mssd, table
+from skipjax.data.inputs import Progress
+from skipjax.data.sessions import Sessions
+from skipjax.errors import ConfigError, DataError, OutputError
+
+NAMES = ("demo", "mssd", "table", "prepared")
+
+
+def load(data: Any, *, progress: Progress | None = None) -> Sessions:
+    """Opens the sessions of a run, after preparing them if this was not done before.
+
+    Args:
+      data: the `config.data` of a run. `prepared` data is opened where `path` says; any other is
+        prepared into a folder in `cache_dir`, named after the options and the size and time of
+        each file, and found there by the next run.
+      progress: called with what is done, what there is in all, and a word for it.
+
+    Raises:
+      ConfigError: an unknown source, no path, or options that do not go together.
+      DataError: the input cannot be used, or what was prepared from it is damaged.
+    """
+    if data.source not in NAMES:
+        close = difflib.get_close_matches(str(data.source), NAMES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(
+            f"config.data.source is {data.source!r}; it must be one of {', '.join(NAMES)}.{hint}"
+        )
+    if data.source != "demo" and not data.path:
+        raise ConfigError(
+            f"config.data.source is {data.source!r} but config.data.path is empty; set "
+            "--config.data.path to where the data lies."
+        )
+    if data.source == "prepared":
+        return Sessions.open(data.path)
+
+    options = {
+        "num_sessions": data.num_sessions,
+        "min_length": data.min_length,
+        "max_length": data.max_length,
+    }
+    if data.source == "demo":
+        key: dict[str, Any] = {"demo": _demo_options(data), "version": demo.VERSION}
+
+        def prepare(folder: Path) -> Sessions:
+            return _prepare_demo(data, folder, options, progress)
+    elif data.source == "mssd":
+        paths = _paths(data.path)
+        key = {"files": _identities(mssd.files(paths))}
+
+        def prepare(folder: Path) -> Sessions:
+            return mssd.prepare(paths, folder, **options, progress=progress)
+    else:
+        paths = _paths(data.path)
+        columns = table_columns(data.table)
+        key = {"files": _identities(table.files(paths)), "columns": dataclasses.asdict(columns)}
+
+        def prepare(folder: Path) -> Sessions:
+            return table.prepare(paths, folder, columns, **options, progress=progress)
+
+    key |= options | {"format": layout.FORMAT_VERSION}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return _cached(Path(data.cache_dir).expanduser() / f"{data.source}-{digest}", prepare)
+
+
+def table_columns(config: Any) -> table.Columns:
+    """The columns that `config.data.table` names."""
+    values = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(table.Columns)
+    }
+    values["context_columns"] = tuple(values["context_columns"])
+    try:
+        return table.Columns(**values)
+    except ConfigError as error:
+        raise ConfigError(f"config.data.table: {error}") from None
+
+
+def _cached(folder: Path, prepare: Callable[[Path], Sessions]) -> Sessions:
+    if not folder.exists():
+        try:
+            return prepare(folder)
+        except OutputError:
+            if not folder.exists():
+                raise
+            # Another process prepared the same data meanwhile; what it made is as good.
+    try:
+        return Sessions.open(folder)
+    except DataError as error:
+        raise DataError(f"{error} To have it made again, delete {folder}.") from error
+
+
+def _prepare_demo(
+    data: Any, folder: Path, options: dict[str, Any], progress: Progress | None
+) -> Sessions:
+    settings = _demo_options(data)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        logs = tempfile.mkdtemp(dir=folder.parent, prefix=".demo-logs-")
+    except OSError as error:
+        raise OutputError(f"{folder.parent}: cannot be written: {error.strerror}.") from error
+    try:
+        demo.write_logs(logs, **settings, progress=progress)
+        facts = {"demo": settings, "demo_version": demo.VERSION}
+        return mssd.prepare(
+            logs, folder, **options, source="demo", options=facts, progress=progress
+        )
+    finally:
+        shutil.rmtree(logs, ignore_errors=True)
+
+
+def _demo_options(data: Any) -> dict[str, Any]:
+    return {
+        "num_sessions": data.demo.num_sessions,
+        "num_tracks": data.demo.num_tracks,
+        "seed": data.demo.seed,
+        "skip_share": data.demo.skip_share or None,  # 0 stands for MSSD's own shares
+    }
+
+
+def _paths(path: str) -> list[str]:
+    """One path, or several with os.pathsep between them."""
+    return [path] if os.path.exists(path) else path.split(os.pathsep)
+
+
+def _identities(files: list[Path]) -> list[list[Any]]:
+    stats = [(path.resolve(), path.stat()) for path in files]
+    return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]

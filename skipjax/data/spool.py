@@ -1,0 +1,142 @@
+"""Rows on disk, grouped by session in bounded memory: an external group-by.
+
+Rows go to 64 files by six bits of a hash of their session's id, so that all rows of a session are
+in one file, whatever order they came in. A file that is still too large for memory is split again
+by the next six bits.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+_BITS = 6
+_HASH_BITS = 64
+PARTITION_ROWS = 2_000_000  # about 200 MB while being sorted
+PENDING_HASHES = 4096  # at least so many are gathered before they are sorted
+
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4" if pa.Codec.is_available("lz4_frame") else None)
+
+
+def hash_ids(ids: pa.Array) -> np.ndarray:
+    """[n] uint64, a function of each id alone, the same in every process and on every machine."""
+    blake2b = hashlib.blake2b
+    digests = [blake2b(name, digest_size=8).digest() for name in ids.cast(pa.binary()).to_pylist()]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
+class Smallest:
+    """The bound below which lie the `count` smallest of all different hashes seen so far."""
+
+    def __init__(self, count: int):
+        self._count = count
+        self._kept = np.empty(0, np.uint64)
+        self._pending: list[np.ndarray] = []
+        self.bound = np.uint64(2**_HASH_BITS - 1)  # included
+
+    def add(self, hashes: np.ndarray) -> None:
+        self._pending.append(hashes[hashes <= self.bound])
+        if sum(map(len, self._pending)) > max(self._count, PENDING_HASHES):
+            self.settle()
+
+    def settle(self) -> None:
+        """Brings `bound` up to date."""
+        self._kept = np.unique(np.concatenate([self._kept, *self._pending]))[: self._count]
+        self._pending = []
+        if len(self._kept) == self._count:
+            self.bound = self._kept[-1]
+
+
+class Spool:
+    """Rows by the hash of their session, in Arrow stream files under `folder`.
+
+    Tables have at least the columns `hash` (uint64) and `session_id` (dictionary of strings).
+    """
+
+    def __init__(self, folder: Path, used_bits: int = 0):
+        self._folder = folder
+        self._used_bits = used_bits
+        self._shift = np.uint64(max(_HASH_BITS - _BITS - used_bits, 0))
+        self._writers: dict[int, pa.RecordBatchStreamWriter] = {}
+        self._rows = [0] * (1 << _BITS)
+        folder.mkdir()
+
+    def add(self, table: pa.Table) -> None:
+        """Appends rows; those of one session must come in the order they are to be kept in."""
+        hashes = table["hash"].to_numpy()
+        order = np.argsort(hashes, kind="stable")
+        table = table.take(pa.array(order))
+        files = (hashes[order] >> self._shift) & np.uint64((1 << _BITS) - 1)
+        ends = np.searchsorted(files, np.arange(1 << _BITS, dtype=np.uint64), side="right")
+        start = 0
+        for number, end in enumerate(ends.tolist()):
+            if end > start:
+                self._append(number, table.slice(start, end - start))
+            start = end
+
+    def _append(self, number: int, table: pa.Table) -> None:
+        ids = table["session_id"].combine_chunks()
+        # A slice keeps the dictionary of the whole; write only the ids that occur in it.
+        codes, indices = np.unique(ids.indices.to_numpy(), return_inverse=True)
+        ids = pa.DictionaryArray.from_arrays(
+            pa.array(indices.astype(np.int32)), ids.dictionary.take(pa.array(codes))
+        )
+        table = table.set_column(table.schema.get_field_index("session_id"), "session_id", ids)
+        if number not in self._writers:
+            self._writers[number] = pa.ipc.new_stream(
+                self._path(number), table.schema, options=_OPTIONS
+            )
+        self._writers[number].write_table(table)
+        self._rows[number] += table.num_rows
+
+    def close(self) -> None:
+        """Finishes the files. Closing an Arrow stream twice would end it twice."""
+        while self._writers:
+            self._writers.popitem()[1].close()
+
+    def partitions(
+        self, bound: np.uint64, done: Callable[[int], None], max_rows: int = PARTITION_ROWS
+    ) -> Iterator[pa.Table]:
+        """Yields tables that each hold whole sessions, by rising hash, and deletes the files.
+
+        Args:
+          bound: rows with a greater hash are dropped.
+          done: called with the bytes of each file that has been gone through.
+          max_rows: split files with more rows than this.
+        """
+        self.close()
+        for number in self._numbers():
+            path = self._path(number)
+            size = path.stat().st_size
+            if self._rows[number] > max_rows and self._used_bits + _BITS < _HASH_BITS:
+                finer = Spool(self._folder / f"{number}.split", self._used_bits + _BITS)
+                with pa.OSFile(str(path)) as file:
+                    for batch in pa.ipc.open_stream(file):
+                        finer.add(_up_to(pa.Table.from_batches([batch]), bound))
+                os.unlink(path)
+                yield from finer.partitions(bound, lambda _: None, max_rows)
+            else:
+                with pa.OSFile(str(path)) as file:
+                    table = _up_to(pa.ipc.open_stream(file).read_all(), bound)
+                os.unlink(path)
+                if table.num_rows:
+                    yield table
+            done(size)
+
+    def size(self) -> int:
+        """Bytes on disk, once closed."""
+        return sum(self._path(number).stat().st_size for number in self._numbers())
+
+    def _numbers(self) -> list[int]:
+        return [number for number, rows in enumerate(self._rows) if rows]
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number}.arrows"
+
+
+def _up_to(table: pa.Table, bound: np.uint64) -> pa.Table:
+    kept = table["hash"].to_numpy() <= bound
+    return table if kept.all() else table.filter(pa.array(kept))

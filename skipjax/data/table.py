@@ -1,0 +1,219 @@
+"""Reads listening logs from any CSV, TSV or Parquet, its columns named by the user."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from skipjax.data import fields
+from skipjax.data.blocks import (
+    BLOCK_BYTES,
+    REPEATED_TEXT,
+    TEXT,
+    Block,
+    ahead,
+    check_columns,
+    read_csv,
+)
+from skipjax.data.inputs import Progress, Sources, find, open_stream, reading
+from skipjax.data.sessions import BRIEFLY_LEVEL, NUM_LEVELS, PLAYED_LEVEL, Sessions
+from skipjax.data.writer import SessionsWriter
+from skipjax.errors import ConfigError, DataError
+
+_PARQUET = (".parquet", ".pq")
+_TABS = (".tsv", ".tsv.gz", ".tab", ".tab.gz")
+_SUFFIXES = (".csv", ".csv.gz", *_TABS, *_PARQUET)
+_PARQUET_ROWS = 1 << 17  # about as many as a block of CSV has
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which column is what; '' where there is none.
+
+    Attributes:
+      session_column: id of the sequence that a row belongs to: a session, or a listener.
+      track_column: id of the track.
+      position_column: whole number to order a sequence by, or
+      time_column: time to order it by: a whole number, or a date and time (ISO 8601). Rows of the
+        same position or time stay in the order of the file.
+      level_column: skip level 0 to 3, or
+      skip_column: true or false, or 1 or 0; a skip becomes level 2.
+      context_columns: kept beside the events: text (all that CSV has), whole numbers, booleans,
+        dates.
+    """
+
+    session_column: str = "session_id"
+    track_column: str = "track_id"
+    position_column: str = ""
+    time_column: str = ""
+    level_column: str = ""
+    skip_column: str = ""
+    context_columns: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for one, other in (("position_column", "time_column"), ("level_column", "skip_column")):
+            if bool(getattr(self, one)) == bool(getattr(self, other)):
+                given = "both are" if getattr(self, one) else "neither is"
+                raise ConfigError(f"give exactly one of {one} and {other}; {given} given.")
+        for name in ("session_column", "track_column"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty; name the column.")
+        taken = {"session_id", "track_id", "order", "level", "length"}
+        for name in self.context_columns:
+            if name in taken:
+                raise ConfigError(
+                    f"context_columns has {name!r} twice, or it is a name that events use "
+                    "themselves; leave it out or rename the column."
+                )
+            taken.add(name)
+
+    @property
+    def order_column(self) -> str:
+        return self.position_column or self.time_column
+
+    @property
+    def csv_types(self) -> dict[str, pa.DataType]:
+        names = (
+            self.session_column,
+            self.track_column,
+            self.order_column,
+            self.level_column or self.skip_column,
+            *self.context_columns,
+        )
+        return dict.fromkeys(names, REPEATED_TEXT) | {self.order_column: TEXT}
+
+
+def prepare(
+    sources: Sources,
+    out: str | os.PathLike,
+    columns: Columns,
+    *,
+    num_sessions: int = 0,
+    min_length: int = 4,
+    max_length: int = 20,
+    progress: Progress | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Sessions:
+    """Prepares a log as a folder of sessions, and opens it.
+
+    Args:
+      sources: a path or several: CSV or TSV, gzipped or not, or Parquet; folders; glob patterns.
+      out: the new folder.
+      columns: which column is what.
+      num_sessions: keep a uniform sample of so many sessions; 0 keeps all.
+      min_length: leave out shorter sessions and remainders.
+      max_length: cut longer sequences into sessions of this length, named `id#1`, `id#2`, ...
+      progress: called with bytes done, bytes in all, and what is being done.
+      block_bytes: how much to read at a time; changes nothing in the result.
+
+    Raises:
+      DataError: a file, row or value that cannot be used; nothing is left behind.
+      OutputError: `out` exists already or cannot be written.
+    """
+    with SessionsWriter(
+        out,
+        source="table",
+        options=dataclasses.asdict(columns),
+        min_length=min_length,
+        max_length=max_length,
+        num_sessions=num_sessions,
+        progress=progress,
+    ) as writer:
+        for block in read(sources, columns, progress=progress, block_bytes=block_bytes):
+            writer.add(block)
+    return Sessions.open(out)
+
+
+def files(sources: Sources) -> list[Path]:
+    """The files that `prepare` would read."""
+    return find(sources, _SUFFIXES)
+
+
+def read(
+    sources: Sources,
+    columns: Columns,
+    *,
+    progress: Progress | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[Block]:
+    """Yields the rows of files, checked, as `SessionsWriter.add` takes them."""
+    paths = files(sources)
+    total = sum(path.stat().st_size for path in paths)
+    form = ""
+    for block, done in ahead(_blocks(paths, columns, block_bytes)):
+        form = form or _order_form(block, columns)
+        yield _parsed(block, columns, form)
+        if progress:
+            progress(done, total, "reading")
+
+
+def _blocks(paths: list[Path], columns: Columns, block_bytes: int) -> Iterator[tuple[Block, int]]:
+    """Blocks as stored, each with how many bytes of the files have been read."""
+    before = 0
+    for path in paths:
+        size = path.stat().st_size
+        parquet = path.name.endswith(_PARQUET)
+        blocks = _read_parquet(path, columns) if parquet else _read_csv(path, columns, block_bytes)
+        for block, part in blocks:
+            yield block, before + int(part * size)
+        before += size
+
+
+def _read_csv(path: Path, columns: Columns, block_bytes: int) -> Iterator[tuple[Block, float]]:
+    """Blocks of a file, each with the part of it that has been read."""
+    delimiter = "\t" if path.name.endswith(_TABS) else ","
+    size = path.stat().st_size
+    with open_stream(path) as (stream, raw):
+        for block in read_csv(
+            stream, str(path), columns.csv_types, delimiter=delimiter, block_bytes=block_bytes
+        ):
+            yield block, raw.tell() / size
+
+
+def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[Block, float]]:
+    name, wanted = str(path), columns.csv_types
+    with reading(name):
+        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+    with file:
+        check_columns(name, file.schema_arrow.names, wanted)
+        if not file.metadata.num_rows:
+            raise DataError(f"{name} has no rows.")
+        batches = file.iter_batches(_PARQUET_ROWS, columns=list(wanted))
+        row = 0
+        while True:
+            with reading(name):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            if batch.num_rows:
+                yield (
+                    Block(pa.Table.from_batches([batch]), name, row + 1),
+                    (row + batch.num_rows) / file.metadata.num_rows,
+                )
+            row += batch.num_rows
+
+
+def _order_form(block: Block, columns: Columns) -> str:
+    if columns.position_column:
+        return "an integer"
+    return fields.time_form(block, columns.time_column)
+
+
+def _parsed(block: Block, columns: Columns, form: str) -> Block:
+    if columns.level_column:
+        levels = fields.integers(block, columns.level_column, 0, NUM_LEVELS - 1, "a skip level")
+    else:
+        skipped = fields.flags(block, columns.skip_column, "true 1", "false 0")
+        levels = np.where(skipped, BRIEFLY_LEVEL, PLAYED_LEVEL)
+    table = {
+        "session_id": fields.ids(block, columns.session_column),
+        "track_id": fields.ids(block, columns.track_column),
+        "order": fields.times(block, columns.order_column, form),
+        "level": levels.astype(np.int8),
+    }
+    table |= {name: fields.context(block, name) for name in columns.context_columns}
+    return Block(pa.table(table), block.file, block.first_row)

@@ -1,0 +1,186 @@
+"""python -m skipjax: what it prints, where, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from skipjax import __version__
+from skipjax.cli import main as cli
+from skipjax.data import demo, mssd
+from skipjax.data.sessions import Sessions
+
+
+@pytest.fixture
+def logs(tmp_path):
+    demo.write_logs(tmp_path / "logs", num_sessions=80, num_tracks=300)
+    return str(tmp_path / "logs")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs a command line; returns exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*arguments):
+        code = cli.main([str(a) for a in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_prepare_mssd(run, logs, tmp_path):
+    code, out, err = run("prepare", "mssd", logs, "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    sessions = Sessions.open(tmp_path / "out")
+    facts = sessions.summary()
+    cells = [[cell.strip() for cell in line.split("│")[1:3]] for line in out.splitlines()]
+    cells = dict(pair for pair in cells if len(pair) == 2)
+    assert cells["sessions"] == "80"
+    assert cells["events"] == f"{facts['events']:,}"
+    assert cells["tracks"] == f"{facts['tracks']:,}"
+    assert cells["skipped (levels 1 and 2)"] == f"{facts['skipped_share']:.2%}"
+    assert cells["level 1, played very briefly"] == f"{facts['level_shares'][1]:.2%}"
+    assert cells["session length"] == "10 to 20"
+    assert cells["left out, shorter than 4"] == "0 sessions"
+    assert f"--config.data.path={tmp_path / 'out'}\n" in out
+
+
+def test_prepare_mssd_takes_its_options(run, logs, tmp_path):
+    (log,) = os.listdir(logs)
+    options = ["--sessions", "9", "--min_length", "5", "--max_length", "12"]
+    assert run("prepare", "mssd", f"{logs}/{log}", "--out", tmp_path / "out", *options)[0] == 0
+    expected = mssd.prepare(
+        logs, tmp_path / "expected", num_sessions=9, min_length=5, max_length=12
+    )
+    assert Sessions.open(tmp_path / "out").digest == expected.digest
+    code, out, _ = run("prepare", "mssd", logs, "--out", tmp_path / "all", "--sessions", "900")
+    assert code == 0
+    assert "there were only 80 sessions" in out
+
+
+def test_prepare_table(run, tmp_path):
+    lines = ["who\twhat\twhen\tbad\tplace", *(f"u\t{i}\t{9 - i}\t{i % 2}\thome" for i in range(6))]
+    (tmp_path / "log.tsv").write_text("\n".join(lines))
+    columns = {"session": "who", "track": "what", "time": "when", "skip": "bad"}
+    options = [f"--{name}_column={column}" for name, column in columns.items()]
+    code, out, err = run(
+        *("prepare", "table", tmp_path / "log.tsv", "--out", tmp_path / "out"),
+        *options,
+        "--context_columns=place,bad",
+    )
+    assert (code, err) == (0, "")
+    assert "50.00%" in out
+    sessions = Sessions.open(tmp_path / "out")
+    tracks = sessions.track_ids.to_pylist()
+    assert [tracks[t] for t in sessions.tracks] == list("543210")
+    assert sessions.context.column_names == ["place", "bad"]
+
+
+def test_demo_and_prepare(run, tmp_path):
+    options = ["--sessions", "70", "--tracks", "200", "--seed", "3", "--skip_share", "0.15"]
+    code, out, err = run("demo", "--out", tmp_path / "logs", *options)
+    assert (code, err) == (0, "")
+    assert "1 log file of synthetic sessions" in out
+    assert f"python -m skipjax prepare mssd {tmp_path / 'logs'} --out DIR" in out
+    demo.write_logs(tmp_path / "same", num_sessions=70, num_tracks=200, seed=3, skip_share=0.15)
+    (name,) = os.listdir(tmp_path / "same")
+    assert (tmp_path / "logs" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
+    assert run("prepare", "mssd", tmp_path / "logs", "--out", tmp_path / "out")[0] == 0
+    assert Sessions.open(tmp_path / "out").num_sessions == 70
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["prepar"], 2, "there is no command 'prepar'; there are .* Did you mean 'prepare'?"),
+        (["xyz"], 2, "there is no command 'xyz'; there are prepare, demo"),
+        (["prepare", "msd"], 2, "there is no kind of log 'msd'; .* Did you mean 'mssd'?"),
+        (["prepare", "mssd"], 2, "the following arguments are required: SRC, --out"),
+        (["prepare", "mssd", "x", "--out", "o", "--session", "3"], 2, "Did you mean --sessions?"),
+        (["prepare", "mssd", "x", "--out", "o", "--sessions=-3"], 2, "'-3' is not a whole number"),
+        (["prepare", "mssd", "x", "--out", "o", "--sessions=3.5"], 2, "'3.5' is not a whole numb"),
+        (["prepare", "mssd", "x", "--out", "o", "--min_length=30"], 2, "at most max_length (20)"),
+        (["prepare", "mssd", "nowhere", "--out", "o"], 65, "nowhere: no such file or folder."),
+        (["prepare", "mssd", "logs", "--out", "logs"], 73, "logs exists already"),
+        (["prepare", "mssd", "logs", "--out", "/dev/null/o"], 73, "/dev/null/o: cannot be"),
+        (["prepare", "table", "x", "--out", "o"], 2, "exactly one of position_column and time_col"),
+        (["demo"], 2, "the following arguments are required: --out"),
+        (["demo", "--out", "o", "--skip_share", "7"], 2, "skip_share"),
+        (["demo", "--out", "o", "--sessions", "0"], 2, "num_sessions"),
+        (["demo", "--out", "logs"], 73, "logs exists already"),
+    ],
+)
+def test_mistakes_end_in_one_line(run, logs, tmp_path, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    actual, out, err = run(*arguments)
+    assert (actual, out) == (code, "")
+    assert err.startswith("skipjax: ")
+    assert err.count("\n") == 1
+    for part in message.split(" .* "):
+        assert part in err
+    assert os.listdir(tmp_path) == ["logs"]
+
+
+def test_help(run, capsys):
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    assert all(f"  {name} " in out for name in cli.COMMANDS)
+    assert run() == (2, "", out)
+    assert run("--version") == (0, f"skipjax {__version__}\n", "")
+    code, out, _ = run("prepare", "--help")
+    assert code == 0
+    assert "mssd" in out
+    assert "table" in out
+    for kind in ("mssd", "table"):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["prepare", kind, "--help"])
+        assert exit_.value.code == 0
+        assert f"python -m skipjax prepare {kind} SRC" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_quietly(run, logs, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skipjax.data.writer.SessionsWriter.add", interrupted)
+    code, out, err = run("prepare", "mssd", logs, "--out", tmp_path / "deep" / "out")
+    assert (code, out, err) == (130, "", "skipjax: interrupted.\n")
+    assert os.listdir(tmp_path) == ["logs"]
+
+
+def test_as_a_process(logs, tmp_path):
+    command = [sys.executable, "-m", "skipjax", "prepare", "mssd", logs, "--out"]
+    done = subprocess.run([*command, tmp_path / "out"], capture_output=True, text=True, check=True)
+    assert "sessions" in done.stdout
+    assert done.stderr == ""
+    failed = subprocess.run([*command, tmp_path / "out"], capture_output=True, text=True)
+    assert failed.returncode == 73
+    assert failed.stderr.startswith("skipjax: ")
+    assert failed.stdout == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_nothing(tmp_path, number, code):
+    """A pipe that never ends stands for a long file."""
+    log, deep = tmp_path / "log.csv", tmp_path / "deep"
+    os.mkfifo(log)
+    pipe = os.open(log, os.O_RDWR)  # unlike O_WRONLY, does not wait for a reader
+    command = [sys.executable, "-m", "skipjax", "prepare", "mssd", log, "--out", deep / "out"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 30
+        while not deep.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert os.listdir(deep) != []
+        process.send_signal(number)
+    finally:
+        time.sleep(0.2)  # lets it open the pipe, if it has not yet
+        os.close(pipe)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert os.listdir(tmp_path) == ["log.csv"]

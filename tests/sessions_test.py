@@ -1,0 +1,360 @@
+"""SessionsWriter against a slow and obvious reference, and what opening finds."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from skipjax.data import layout, spool
+from skipjax.data.blocks import Block
+from skipjax.data.sessions import Sessions
+from skipjax.data.writer import SessionsWriter
+from skipjax.errors import ConfigError, DataError, OutputError
+
+
+def block(rows, file="log", first_row=2, **extra):
+    """A block of (session, track, order, level) rows."""
+    session, track, order, level = zip(*rows, strict=True)
+    columns = {
+        "session_id": pa.array(session, pa.string()),
+        "track_id": pa.array(track, pa.string()).dictionary_encode(),
+        "order": pa.array(order, pa.int64()),
+        "level": pa.array(level, pa.int8()),
+    }
+    return Block(pa.table(columns | extra), file, first_row)
+
+
+def write(folder, blocks, **options):
+    with SessionsWriter(folder, source="test", **options) as writer:
+        for one in blocks:
+            writer.add(one)
+    return Sessions.open(folder)
+
+
+def listening(sessions):
+    """[(id, [(track id, level), ...]), ...] in the order of the store."""
+    tracks = sessions.track_ids.to_pylist()
+    events = [(tracks[t], int(v)) for t, v in zip(sessions.tracks, sessions.levels, strict=True)]
+    ends = zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)
+    return [
+        (name, events[start:stop])
+        for name, (start, stop) in zip(sessions.session_ids.to_pylist(), ends, strict=True)
+    ]
+
+
+def reference(rows, min_length, max_length, num_sessions):
+    """What `listening` must be, and how many sessions and events are left out."""
+    sequences = {}
+    for session, track, order, level in rows:
+        sequences.setdefault(session, []).append((order, (track, level)))
+    kept, short_sessions, short_events = [], 0, 0
+    for name in sorted(
+        sequences, key=lambda n: (hashlib.blake2b(n.encode(), digest_size=8).digest(), n)
+    ):
+        events = [event for _, event in sorted(sequences[name], key=lambda pair: pair[0])]
+        for number, start in enumerate(range(0, len(events), max_length)):
+            if num_sessions and len(kept) == num_sessions:
+                break
+            piece = events[start : start + max_length]
+            if len(piece) < min_length:
+                short_sessions, short_events = short_sessions + 1, short_events + len(piece)
+            else:
+                cut = len(events) > max_length
+                kept.append((f"{name}#{number + 1}" if cut else name, piece))
+    return kept, {"sessions": short_sessions, "events": short_events}
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", "é", "a b", "007", "7", "x" * 50]),
+        st.sampled_from(["t1", "t2", "T1", "ü", "10", "9"]),
+        st.integers(-2, 3) | st.sampled_from([2**62, 2**62 + 1, -(2**63)]),
+        st.integers(0, 3),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@hypothesis.given(
+    rows=ROWS,
+    block_rows=st.integers(1, 60),
+    partition_rows=st.integers(1, 60),
+    min_length=st.integers(1, 4),
+    extra_length=st.integers(0, 4),
+    num_sessions=st.integers(0, 6),
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_sessions_are_what_a_dict_of_lists_would_give(
+    rows, block_rows, partition_rows, min_length, extra_length, num_sessions
+):
+    max_length = min_length + extra_length
+    expected, left_out = reference(rows, min_length, max_length, num_sessions)
+    numbers = pa.array(np.arange(len(rows)))
+    words = pa.array([f"word {i % 3}" for i in range(len(rows))])
+    blocks = [
+        block(
+            rows[i : i + block_rows],
+            number=numbers[i : i + block_rows],
+            word=words[i : i + block_rows],
+            odd=pa.array([n % 2 == 1 for n in range(len(rows))])[i : i + block_rows],
+        )
+        for i in range(0, len(rows), block_rows)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        options = {
+            "min_length": min_length,
+            "max_length": max_length,
+            "num_sessions": num_sessions,
+            "partition_rows": partition_rows,
+        }
+        if not expected:
+            with pytest.raises(DataError, match="no session has"):
+                write(out, blocks, **options)
+            assert os.listdir(folder) == []
+            return
+        sessions = write(out, blocks, **options)
+        assert listening(sessions) == expected
+        assert sessions.info["left_out"] == left_out
+        assert sessions.track_ids.to_pylist() == sorted(
+            {track for _, events in expected for track, _ in events}
+        )
+        # Each event's context is that of the row it came from.
+        context = sessions.context.to_pydict()
+        for event, number in enumerate(context["number"]):
+            _, track, _, level = rows[number]
+            assert track == sessions.track_ids[sessions.tracks[event]].as_py()
+            assert level == sessions.levels[event]
+            assert context["word"][event] == f"word {number % 3}"
+            assert context["odd"][event] == (number % 2 == 1)
+        assert len(set(context["number"])) == sessions.num_events
+
+
+def many_rows(num_sessions=300, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        (f"s{s}", f"t{rng.integers(50)}", position, int(rng.integers(4)))
+        for s in range(num_sessions)
+        for position in range(int(rng.integers(2, 26)))
+    ]
+
+
+def in_blocks(rows, size):
+    return [
+        block(
+            rows[i : i + size], first_row=i + 2, word=pa.array([r[1] for r in rows[i : i + size]])
+        )
+        for i in range(0, len(rows), size)
+    ]
+
+
+def test_neither_order_of_rows_nor_blocks_nor_partitions_change_a_byte(tmp_path):
+    rows = many_rows()
+    plain = write(tmp_path / "plain", in_blocks(rows, 10_000))
+    shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
+    other = write(tmp_path / "other", in_blocks(shuffled, 77), partition_rows=40)
+    assert plain.digest == other.digest
+    assert len(plain.digest) == 64
+    for name in layout.CONTENT:
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_other_content_has_another_digest(tmp_path):
+    rows = many_rows()
+    digests = {write(tmp_path / "a", in_blocks(rows, 999)).digest}
+    for number, change in enumerate(
+        [(rows[5][0], "other track", *rows[5][2:]), (*rows[5][:3], (rows[5][3] + 1) % 4)]
+    ):
+        changed = [*rows[:5], change, *rows[6:]]
+        digests.add(write(tmp_path / str(number), in_blocks(changed, 999)).digest)
+    assert len(digests) == 3
+
+
+def test_a_sample_is_the_beginning_of_a_larger_one(tmp_path):
+    rows = many_rows()
+    everything = listening(write(tmp_path / "all", in_blocks(rows, 1000)))
+    for n in (1, 10, 200):
+        sample = listening(write(tmp_path / str(n), in_blocks(rows[::-1], 100), num_sessions=n))
+        assert sample == everything[:n]
+    assert len(everything) > 200
+
+
+def test_pruning_by_declared_length_changes_nothing(tmp_path, monkeypatch):
+    """With lengths known, sessions beyond the sample are dropped while reading, unseen."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 26, 400)
+    rows = [(f"s{s}", "t", p, 0) for s, n in enumerate(lengths) for p in range(1, int(n) + 1)]
+    length = [int(n) for n in lengths for _ in range(n)]
+    plain = write(tmp_path / "plain", in_blocks(rows, 500), num_sessions=60)
+    monkeypatch.setattr(spool, "PENDING_HASHES", 10)
+    keep, spooled = spool.Spool.add, []
+
+    def add(self, rows):
+        spooled.append(rows.num_rows)
+        keep(self, rows)
+
+    monkeypatch.setattr(spool.Spool, "add", add)
+    declared = [
+        block(
+            rows[i : i + 50],
+            length=pa.array(length[i : i + 50], pa.int32()),
+            word=pa.array([row[1] for row in rows[i : i + 50]]),
+        )
+        for i in range(0, len(rows), 50)
+    ]
+    pruned = write(tmp_path / "pruned", declared[::-1], num_sessions=60)
+    assert pruned.digest == plain.digest
+    assert pruned.info["left_out"] == plain.info["left_out"]
+    assert pruned.info["left_out"]["sessions"] > 0
+    assert sum(spooled) < 2 / 3 * len(rows)
+
+
+def test_smallest_keeps_the_bound():
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 50_000, np.uint64)
+    smallest = spool.Smallest(100)
+    for start in range(0, len(hashes), 1000):
+        smallest.add(hashes[start : start + 1000])
+        smallest.add(hashes[:1000])  # seen before: counts once
+    assert smallest.bound < np.sort(hashes)[2000]  # has come down before the end
+    smallest.settle()
+    assert smallest.bound == np.sort(hashes)[99]
+
+
+def test_sessions_with_the_same_hash_stay_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr("skipjax.data.writer.hash_ids", lambda ids: np.full(len(ids), 7, np.uint64))
+    rows = [(f"s{i % 3}", f"t{i}", i, i % 4) for i in range(30)]
+    sessions = write(tmp_path / "out", in_blocks(rows, 4), partition_rows=2)
+    assert listening(sessions) == [
+        (f"s{s}", [(f"t{i}", i % 4) for i in range(s, 30, 3)]) for s in range(3)
+    ]
+
+
+def test_ids_that_cutting_would_make_twice_are_refused(tmp_path):
+    rows = [("a", "t", i, 0) for i in range(45)] + [("a#2", "t", i, 0) for i in range(5)]
+    with pytest.raises(DataError, match="'a#2', but the data has a session of that id"):
+        write(tmp_path / "out", in_blocks(rows, 100))
+    assert os.listdir(tmp_path) == []
+    sessions = write(tmp_path / "out", in_blocks(rows, 100), max_length=50)
+    assert sorted(sessions.session_ids.to_pylist()) == ["a", "a#2"]
+
+
+def test_open_maps_flat_columns_without_copying(tmp_path):
+    sessions = write(tmp_path / "out", in_blocks(many_rows(), 1000))
+    assert sessions.tracks.dtype == np.int32
+    assert sessions.levels.dtype == np.int8
+    assert sessions.offsets.dtype == np.int64
+    assert not sessions.tracks.flags.owndata
+    assert not sessions.tracks.flags.writeable
+    with pa.memory_map(str(tmp_path / "out" / layout.EVENTS)) as source:
+        assert pa.ipc.open_file(source).num_record_batches == 1
+    assert sorted(os.listdir(tmp_path / "out")) == sorted([*layout.CONTENT, "manifest.json"])
+
+
+def test_large_files_are_written_chunk_by_chunk(tmp_path, monkeypatch):
+    rows = many_rows()
+    plain = write(tmp_path / "plain", in_blocks(rows, 1000))
+    monkeypatch.setattr(layout, "CHUNK_ROWS", 100)
+    chunked = write(tmp_path / "chunked", in_blocks(rows, 1000))
+    assert listening(chunked) == listening(plain)
+    assert chunked.context.to_pydict() == plain.context.to_pydict()
+    assert chunked.context["word"].num_chunks > 1
+    assert chunked.summary() == plain.summary()
+
+
+def test_summary(tmp_path):
+    rows = [("a", f"t{i}", i, level) for i, level in enumerate([0, 1, 2, 3, 1])]
+    rows += [("b", f"t{i}", i, 0) for i in range(9)] + [("c", "t", 0, 0)]
+    facts = write(tmp_path / "out", [block(rows)]).summary()
+    assert facts == {
+        "sessions": 2,
+        "events": 14,
+        "tracks": 9,
+        "skipped_share": 3 / 14,
+        "level_shares": [10 / 14, 2 / 14, 1 / 14, 1 / 14],
+        "length_min": 5,
+        "length_mean": 7.0,
+        "length_max": 9,
+        "left_out": {"sessions": 1, "events": 1},
+    }
+    assert Sessions.open(tmp_path / "out").summary([3])["skipped_share"] == 1 / 14
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [*layout.CONTENT, "manifest.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [flip_a_byte, lambda path: path.write_bytes(path.read_bytes()[:-9]), Path.unlink],
+    ids=["flipped", "truncated", "missing"],
+)
+def test_damage_is_found_on_open(tmp_path, name, damage):
+    write(tmp_path / "out", in_blocks(many_rows(), 1000))
+    damage(tmp_path / "out" / name)
+    with pytest.raises(DataError, match="out"):
+        Sessions.open(tmp_path / "out")
+
+
+def test_open_refuses_other_folders(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        Sessions.open(tmp_path / "none")
+    with pytest.raises(DataError, match=r"has no manifest\.json"):
+        Sessions.open(tmp_path)
+    write(tmp_path / "out", in_blocks(many_rows(), 1000))
+    manifest = tmp_path / "out" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(DataError, match=r"format 1 \(its manifest says 99\)"):
+        Sessions.open(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_length": 0},
+        {"min_length": 5, "max_length": 4},
+        {"num_sessions": -1},
+    ],
+)
+def test_options_that_make_no_sense(tmp_path, options):
+    with pytest.raises(ConfigError):
+        SessionsWriter(tmp_path / "out", source="test", **options)
+
+
+def test_no_rows(tmp_path):
+    with pytest.raises(DataError, match="no rows"), SessionsWriter(tmp_path / "o", source="test"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, table):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spool.Spool, "add", full)
+    with pytest.raises(OutputError, match="out cannot be written: No space left on device"):
+        write(tmp_path / "out", in_blocks(many_rows(), 1000))
+    assert os.listdir(tmp_path) == []
+
+
+def test_progress_ends_at_the_total(tmp_path):
+    seen = {}
+    write(
+        tmp_path / "out",
+        in_blocks(many_rows(), 1000),
+        progress=lambda done, total, what: seen.setdefault(what, []).append((done, total)),
+    )
+    assert list(seen) == ["sorting", "writing"]
+    for steps in seen.values():
+        assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+        assert steps[-1][0] == steps[-1][1] > 0

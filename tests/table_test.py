@@ -1,0 +1,442 @@
+"""Tables of the user's own: every format alike, exact times, ties, cutting, and what is refused."""
+
+import collections
+import csv
+import datetime
+import gzip
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from skipjax.data import table
+from skipjax.data.sessions import Sessions
+from skipjax.errors import ConfigError, DataError
+
+KUAIRAND = os.environ.get("SKIPJAX_KUAIRAND", "")
+COLUMNS = table.Columns(
+    session_column="user",
+    track_column="item",
+    time_column="when",
+    skip_column="hated",
+    context_columns=("place",),
+)
+HEADER = ("user", "item", "when", "hated", "place")
+
+
+def log(num_users=12, seed=0):
+    """Rows as tuples of text; times tie often."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            f"{user:03}",
+            str(rng.integers(30)),
+            str(1_600_000_000_000 + int(rng.integers(8))),
+            str(rng.integers(2)),
+            ("home", "NA")[int(rng.integers(2))],
+        )
+        for user in range(num_users)
+        for _ in range(3 + 4 * user)
+    ]
+
+
+def as_csv(rows, header=HEADER, delimiter=","):
+    return "".join(delimiter.join(row) + "\n" for row in [header, *rows]).encode()
+
+
+def as_parquet(path, rows, **types):
+    columns = {}
+    for name, values in zip(HEADER, zip(*rows, strict=True), strict=True):
+        column = pa.array(values)
+        columns[name] = column.cast(types[name]) if name in types else column
+    pq.write_table(
+        pa.table(columns), path, row_group_size=50, data_page_size=64, write_page_checksum=True
+    )
+    return path
+
+
+def listening(sessions):
+    """{session: [(track, level), ...]}."""
+    tracks = sessions.track_ids.to_pylist()
+    return {
+        name: [
+            (tracks[sessions.tracks[i]], int(sessions.levels[i]))
+            for i in range(sessions.offsets[s], sessions.offsets[s + 1])
+        ]
+        for s, name in enumerate(sessions.session_ids.to_pylist())
+    }
+
+
+def expected(rows, min_length=4, max_length=20):
+    users = collections.defaultdict(list)
+    for user, item, when, hated, _ in rows:
+        users[user].append((int(when), (item, 2 * int(hated))))
+    kept, left_out = {}, []
+    for user, events in users.items():
+        events = [event for _, event in sorted(events, key=lambda e: e[0])]
+        for number, start in enumerate(range(0, len(events), max_length), start=1):
+            name = f"{user}#{number}" if len(events) > max_length else user
+            piece = events[start : start + max_length]
+            if len(piece) >= min_length:
+                kept[name] = piece
+            else:
+                left_out.append(len(piece))
+    return kept, {"sessions": len(left_out), "events": sum(left_out)}
+
+
+@pytest.fixture
+def rows():
+    return log()
+
+
+@pytest.fixture
+def plain(rows, tmp_path):
+    (tmp_path / "log.csv").write_bytes(as_csv(rows))
+    return table.prepare(tmp_path / "log.csv", tmp_path / "plain", COLUMNS)
+
+
+def test_order_ties_cutting_and_what_is_left_out(rows, plain):
+    kept, left_out = expected(rows)
+    assert listening(plain) == kept
+    assert plain.info["left_out"] == left_out
+    assert left_out["sessions"] > 1
+    assert {len(events) for events in kept.values()} >= {20, 7}
+    assert plain.info["options"]["session_column"] == "user"
+    assert set(plain.context["place"].to_pylist()) == {"home", "NA"}
+
+
+def test_a_sample_is_the_beginning(rows, plain, tmp_path):
+    sample = table.prepare(tmp_path / "log.csv", tmp_path / "out", COLUMNS, num_sessions=5)
+    assert list(listening(sample).items()) == list(listening(plain).items())[:5]
+
+
+def in_two(folder, rows, suffix):
+    folder.mkdir()
+    half = len(rows) // 2
+    for name, part in (("a", rows[:half]), ("b", rows[half:])):
+        (folder / f"{name}{suffix}").write_bytes(as_csv(part))
+    return folder
+
+
+def written(path, data):
+    path.write_bytes(data)
+    return path
+
+
+INTEGERS = {"user": pa.int64(), "item": pa.uint16(), "when": pa.int64(), "hated": pa.int8()}
+WAYS = {
+    "gzipped": lambda at, rows: written(at / "l.csv.gz", gzip.compress(as_csv(rows))),
+    "tabs": lambda at, rows: written(at / "l.tsv", as_csv(rows, delimiter="\t")),
+    "tabs gzipped": lambda at, rows: written(
+        at / "l.tsv.gz", gzip.compress(as_csv(rows, delimiter="\t"))
+    ),
+    "folder": lambda at, rows: in_two(at / "in", rows, ".csv"),
+    "glob": lambda at, rows: f"{in_two(at / 'in', rows, '.csv')}/?.csv",
+    "parquet of text": lambda at, rows: as_parquet(at / "l.parquet", rows),
+    "parquet of numbers": lambda at, rows: as_parquet(
+        at / "l.pq", rows, when=pa.int64(), hated=pa.int8(), item=pa.uint16()
+    ),
+    "parquet of categories": lambda at, rows: as_parquet(
+        at / "l.pq", rows, user=pa.dictionary(pa.int8(), pa.string())
+    ),
+    "whole floats": lambda at, rows: written(
+        at / "l.csv", as_csv([(u, i, w + ".0", *r) for u, i, w, *r in rows])
+    ),
+    "words": lambda at, rows: written(
+        at / "l.csv", as_csv([(u, i, w, ("False", "TRUE")[int(h)], p) for u, i, w, h, p in rows])
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("block_bytes", [100, 1 << 20])
+def test_every_way_gives_the_same(rows, plain, tmp_path, way, block_bytes):
+    place = tmp_path / "way"
+    place.mkdir()
+    sources = WAYS[way](place, rows)
+    other = table.prepare(sources, tmp_path / "out", COLUMNS, block_bytes=block_bytes)
+    assert other.digest == plain.digest
+
+
+def test_whole_numbers_as_ids_are_decimal_text(tmp_path):
+    rows = [("7", "30", str(i), "0", "x") for i in range(5)]
+    as_parquet(tmp_path / "l.parquet", rows, **INTEGERS)
+    sessions = table.prepare(tmp_path / "l.parquet", tmp_path / "out", COLUMNS)
+    assert listening(sessions) == {"7": [("30", 0)] * 5}
+
+
+def test_ids_are_never_numbers(tmp_path):
+    rows = [(user, item, "1", "0", "x") for user in ("7", "007", "7.0") for item in "abcd"]
+    (tmp_path / "l.csv").write_bytes(as_csv(rows))
+    sessions = table.prepare(tmp_path / "l.csv", tmp_path / "out", COLUMNS)
+    assert set(listening(sessions)) == {"7", "007", "7.0"}
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_times_beyond_the_precision_of_floats(tmp_path, parquet):
+    start = 2**62
+    assert float(start) == float(start + 4)
+    rows = [("u", str(i), str(start + i), "0", "x") for i in (3, 1, 4, 0, 2)]
+    if parquet:
+        path = as_parquet(tmp_path / "l.parquet", rows, when=pa.int64())
+    else:
+        path = written(tmp_path / "l.csv", as_csv(rows))
+    sessions = table.prepare(path, tmp_path / "out", COLUMNS)
+    assert listening(sessions) == {"u": [(str(i), 0) for i in range(5)]}
+
+
+TIMES = [  # in this order, though not as text
+    ("2020-01-02", "2020-01-02T00:00:00.000000001", "2020-01-02 00:00:01", "2020-01-10 00:00"),
+    (
+        "2020-01-02T12:00:00+14:00",
+        "2020-01-01T23:00:00Z",
+        "2020-01-01T22:00:00-02:00",
+        "2020-01-02T00:30Z",
+    ),
+    ("-5", "0", "9", "10"),
+]
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_dates_and_times_as_text(tmp_path, times):
+    rows = [("u", str(i), times[i], "0", "x") for i in (2, 0, 3, 1)]
+    (tmp_path / "l.csv").write_bytes(as_csv(rows))
+    sessions = table.prepare(tmp_path / "l.csv", tmp_path / "out", COLUMNS)
+    assert listening(sessions) == {"u": [(str(i), 0) for i in range(4)]}
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.timestamp("us"), pa.timestamp("ms", "Europe/Stockholm"), pa.date32()]
+)
+def test_dates_and_times_of_parquet(tmp_path, kind):
+    days = [datetime.datetime(2020, 1, day, tzinfo=datetime.UTC) for day in (5, 3, 4, 2)]
+    values = [day.date() if kind == pa.date32() else day for day in days]
+    columns = {
+        "user": ["u"] * 4,
+        "item": ["5", "3", "4", "2"],
+        "when": pa.array(values, kind),
+        "hated": [False, True, False, False],
+        "place": [1, 2, 3, 4],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "l.parquet")
+    sessions = table.prepare(tmp_path / "l.parquet", tmp_path / "out", COLUMNS)
+    assert listening(sessions) == {"u": [("2", 0), ("3", 2), ("4", 0), ("5", 0)]}
+    assert sessions.context["place"].to_pylist() == [4, 2, 3, 1]
+    assert sessions.context["place"].type == pa.int64()
+
+
+def test_positions_and_levels(tmp_path):
+    columns = table.Columns("s", "t", position_column="p", level_column="l")
+    rows = [("a", "x", "10", "3"), ("a", "y", "9", "0"), ("a", "z", "2", "1"), ("a", "w", "1", "2")]
+    (tmp_path / "l.csv").write_bytes(as_csv(rows, "stpl"))
+    sessions = table.prepare(tmp_path / "l.csv", tmp_path / "out", columns)
+    assert listening(sessions) == {"a": [("w", 2), ("z", 1), ("y", 0), ("x", 3)]}
+    assert sessions.context.num_columns == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "give exactly one of position_column and time_column; neither is given"),
+        (
+            {"position_column": "p", "time_column": "t", "level_column": "l"},
+            "exactly one of position_column and time_column; both are given",
+        ),
+        ({"position_column": "p"}, "one of level_column and skip_column; neither is given"),
+        (
+            {"position_column": "p", "level_column": "l", "track_column": ""},
+            "track_column is empty",
+        ),
+        (
+            {"position_column": "p", "level_column": "l", "context_columns": ("a", "a")},
+            "context_columns has 'a' twice",
+        ),
+        (
+            {"position_column": "p", "level_column": "l", "context_columns": ("order",)},
+            "context_columns has 'order' twice, or it is a name",
+        ),
+    ],
+)
+def test_columns_that_do_not_go_together(values, message):
+    with pytest.raises(ConfigError, match=message):
+        table.Columns(**values)
+
+
+def refused(tmp_path, path, message, columns=COLUMNS):
+    with pytest.raises(DataError, match=message) as caught:
+        table.prepare(path, tmp_path / "place" / "out", columns)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "place").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("when", "1.5", "row 5, column when: '1.5' is not an integer"),
+        ("when", "1e3", "row 5, column when: '1e3' is not an integer"),
+        ("when", "0x10", "row 5, column when: '0x10' is not an integer"),
+        ("when", " 7", "row 5, column when: ' 7' is not an integer"),
+        ("when", "", "row 5, column when: '' is not an integer"),
+        ("when", "9223372036854775808", "row 5, column when: '9223372036854775808' is not an int"),
+        ("when", "2020-01-01", "row 5, column when: '2020-01-01' is not an integer"),
+        ("hated", "2", "row 5, column hated: '2' is not true/1 or false/0"),
+        ("hated", "", "row 5, column hated: '' is not true/1 or false/0"),
+        ("user", "", "row 5, column user: '' is not an id"),
+        ("item", "nan", "row 5, column item: 'nan' is not an id"),
+        ("item", "N/A", "row 5, column item: 'N/A' is not an id"),
+    ],
+)
+def test_bad_values_are_named(rows, tmp_path, column, value, message):
+    rows[3] = tuple(
+        value if name == column else old for name, old in zip(HEADER, rows[3], strict=True)
+    )
+    refused(tmp_path, written(tmp_path / "l.csv", as_csv(rows)), message)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (("soon", "1"), "row 2, column when: 'soon' is not an integer or a date and time"),
+        (("2020-01-01", "5"), "row 3, column when: '5' is not a date and time without a zone"),
+        (("2020-01-01", "2020-01-01T00:00Z"), "row 3, .*without a zone like the first"),
+        (("2020-01-01T00:00Z", "2020-01-01"), "row 3, .*with a zone like the first"),
+        (("2020-01-01", "2020-02-30"), "row 3, column when: '2020-02-30' is not a date and time"),
+        (("2020-01-01", "2999-01-01"), "row 3, column when: '2999-01-01' is not a date and time"),
+    ],
+)
+def test_times_that_cannot_be_compared(tmp_path, times, message):
+    rows = [("u", "i", when, "0", "x") for when in times]
+    refused(tmp_path, written(tmp_path / "l.csv", as_csv(rows)), message)
+
+
+def test_files_must_agree_on_what_a_time_is(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_bytes(as_csv([("u", "i", "1", "0", "x")] * 4))
+    (tmp_path / "in" / "b.csv").write_bytes(as_csv([("u", "i", "2020-01-01", "0", "x")] * 4))
+    refused(tmp_path, tmp_path / "in", "b.csv row 2, column when: '2020-01-01' is not an integer")
+
+
+def test_bad_levels(tmp_path):
+    columns = table.Columns("s", "t", position_column="p", level_column="l")
+    for value in ("4", "-1", "1.0", "true"):
+        data = as_csv([("a", "x", "1", "0"), ("a", "y", "2", value)], "stpl")
+        refused(
+            tmp_path,
+            written(tmp_path / "l.csv", data),
+            f"row 3, column l: '{value}' is not a skip level from 0 to 3",
+            columns,
+        )
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("when", pa.array([1.0, 2.5]), "row 2, column when: 2.5 is not an integer"),
+        ("when", pa.array([1, None]), "row 2, column when: None is not an integer"),
+        ("when", pa.array([1, 2**63], pa.uint64()), "row 2, column when: 9223372036854775808 is"),
+        ("when", pa.array([[1], [2]]), r"row 1, column when: \[1\] is not an integer or a date"),
+        ("user", pa.array([1.0, 2.0]), "row 1, column user: 1.0 is not text, a whole number"),
+        ("user", pa.array(["a", None]), "row 2, column user: None is not a value"),
+        ("item", pa.array(["a", ""]), "row 2, column item: '' is not an id"),
+        ("hated", pa.array([True, None]), "row 2, column hated: None is not a value"),
+        ("hated", pa.array([0, 2]), "row 2, column hated: '2' is not true/1 or false/0"),
+        ("place", pa.array([0.5, 2]), "row 1, column place: 0.5 is not text, a whole number"),
+        ("place", pa.array([None, 2]), "row 1, column place: None is not a value"),
+    ],
+)
+def test_bad_values_of_parquet(tmp_path, column, values, message):
+    columns = {
+        "user": pa.array(["a", "a"]),
+        "item": pa.array(["x", "y"]),
+        "when": pa.array([1, 2]),
+        "hated": pa.array([0, 1]),
+        "place": pa.array(["x", "y"]),
+    } | {column: values}
+    pq.write_table(pa.table(columns), tmp_path / "l.parquet")
+    refused(tmp_path, tmp_path / "l.parquet", message)
+
+
+def test_whole_floats_of_parquet_are_exact_or_refused(tmp_path):
+    rows = [("u", str(i), str(float(i)), "0", "x") for i in (2, 0, 3, 1)]
+    as_parquet(tmp_path / "l.parquet", rows, when=pa.float64())
+    sessions = table.prepare(tmp_path / "l.parquet", tmp_path / "out", COLUMNS)
+    assert listening(sessions) == {"u": [(str(i), 0) for i in range(4)]}
+
+
+def test_bad_parquet_files(rows, tmp_path):
+    path = as_parquet(tmp_path / "l.parquet", rows)
+    data = path.read_bytes()
+    refused(tmp_path, written(path, data[: len(data) // 2]), "l.parquet is damaged, cut short")
+    refused(tmp_path, written(path, b""), "l.parquet is damaged, cut short or not what its name")
+    pq.write_table(pa.table({"user": ["a"]}), path)
+    refused(tmp_path, path, "l.parquet has no column 'item'; its columns are user")
+    pq.write_table(pa.table({name: pa.array([], pa.string()) for name in HEADER}), path)
+    refused(tmp_path, path, "l.parquet has no rows")
+
+
+def test_flipped_bits_in_parquet_pages_are_found(rows, plain, tmp_path):
+    data = as_parquet(tmp_path / "l.parquet", rows).read_bytes()
+    rng = np.random.default_rng(0)
+    end = len(data) - int.from_bytes(data[-8:-4], "little") - 8  # of the pages
+    found = 0
+    for number, at in enumerate(rng.integers(4, end, 25)):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        (tmp_path / "l.parquet").write_bytes(damaged)
+        try:
+            sessions = table.prepare(tmp_path / "l.parquet", tmp_path / f"out{number}", COLUMNS)
+        except DataError:
+            found += 1
+        else:
+            assert sessions.digest == plain.digest  # a bit that says nothing
+    assert found > 15
+
+
+def test_wrong_columns_and_places(rows, tmp_path):
+    path = written(tmp_path / "l.csv", as_csv(rows))
+    columns = table.Columns("users", "item", time_column="when", skip_column="hated")
+    refused(
+        tmp_path, path, "has no column 'users'; its columns are user, item, .*mean 'user'", columns
+    )
+    refused(tmp_path, tmp_path / "none.csv", "no such file or folder")
+    refused(tmp_path, f"{tmp_path}/*.pq", "no file matches")
+    refused(tmp_path, written(tmp_path / "e.csv", b""), "e.csv is empty")
+    refused(tmp_path, written(tmp_path / "e.csv", as_csv([])), "header but no rows")
+    short = as_csv([("u", "i", "1", "0", "x")] * 3)
+    refused(tmp_path, written(tmp_path / "e.csv", short), r"4 or more events \(1 were shorter\)")
+
+
+@pytest.mark.skipif(not KUAIRAND, reason="SKIPJAX_KUAIRAND does not name kuairand_feedback.csv.gz")
+class TestKuaiRand:
+    COLUMNS = table.Columns(
+        session_column="user_id",
+        track_column="video_id",
+        time_column="time_ms",
+        skip_column="is_hate",
+        context_columns=("long_view",),
+    )
+
+    def test_all_of_it(self, tmp_path):
+        everything = table.prepare(KUAIRAND, tmp_path / "all", self.COLUMNS, min_length=1)
+        facts = everything.summary()
+        assert facts["events"] == 31_837
+        assert facts["tracks"] == 7_688
+        assert facts["left_out"] == {"sessions": 0, "events": 0}
+        assert round(100 * facts["skipped_share"], 1) == 19.6
+        users = {name.split("#")[0] for name in everything.session_ids.to_pylist()}
+        assert len(users) == 505
+        assert facts["length_max"] == 20
+
+    def test_each_user_in_order(self, tmp_path):
+        sessions = table.prepare(KUAIRAND, tmp_path / "out", self.COLUMNS)
+        with gzip.open(KUAIRAND, "rt") as file:
+            rows = [
+                (r["user_id"], r["video_id"], r["time_ms"], r["is_hate"], "")
+                for r in csv.DictReader(file)
+            ]
+        kept, left_out = expected(rows)
+        assert listening(sessions) == kept
+        assert sessions.info["left_out"] == left_out
+        assert listening(Sessions.open(tmp_path / "out")) == kept
