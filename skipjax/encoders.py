@@ -28,7 +28,8 @@ class Encoder(nn.Module):
       pre_norm: normalise before each branch rather than after it.
       positions: "from_end" counts positions from the last track, as SASRec and BERT4Rec do by
         padding on the left; "absolute" from the first.
-      initializer: of every parameter.
+      initializer: of weights, biases and embeddings.
+      init_norms: of the gains and biases of normalisations, too, which otherwise begin at 1 and 0.
     """
 
     causal: bool
@@ -41,6 +42,7 @@ class Encoder(nn.Module):
     pre_norm: bool
     positions: str
     initializer: nn.initializers.Initializer
+    init_norms: bool
 
     @nn.compact
     def __call__(
@@ -97,7 +99,8 @@ class Encoder(nn.Module):
         return nn.Dense(width, kernel_init=self.initializer, bias_init=self.initializer, name=name)
 
     def _norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(epsilon=1e-5, name=name)
+        init = {"scale_init": self.initializer, "bias_init": self.initializer}
+        return nn.LayerNorm(epsilon=1e-5, name=name, **(init if self.init_norms else {}))
 
 
 def make_encoder(model: Any, max_length: int) -> Encoder:
@@ -128,6 +131,7 @@ def make_encoder(model: Any, max_length: int) -> Encoder:
         pre_norm=model.pre_norm,
         positions=model.positions,
         initializer=truncated_normal(model.init_stddev, model.init_bound),
+        init_norms=model.init_norms,
     )
 
 

@@ -14,7 +14,7 @@ from skipjax.errors import ConfigError
 from skipjax.ids import FIRST_TRACK_ID
 
 Ranks = dict[str, np.ndarray]
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, str], None]
 
 
 class Evaluator:
@@ -69,7 +69,7 @@ class Evaluator:
           params: of the model.
           which: "valid" or "test".
           full: rank in the whole catalogue, too.
-          progress: called with the sessions done and their total.
+          progress: called with the sessions done, their total, and a word for it.
 
         Returns:
           {which: [S] int32}, and with `full` also {which + "_full": [S] int32}.
@@ -84,7 +84,7 @@ class Evaluator:
                 found = self._full(params, hidden, batch["targets"])
                 ranks[f"{which}_full"][rows] = np.asarray(found)[: len(rows)]
             if progress:
-                progress(int(rows[-1]) + 1, total)
+                progress(int(rows[-1]) + 1, total, "testing")
         return ranks
 
     def _batches(self, which: str) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:

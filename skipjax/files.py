@@ -119,6 +119,18 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def make_folder(path: str | os.PathLike) -> None:
+    """Makes a folder, and those above it, if it is not there.
+
+    Raises:
+      OutputError: it cannot be made.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be created: {error.strerror}.") from error
+
+
 @contextlib.contextmanager
 def lock(path: str | os.PathLike) -> Iterator[None]:
     """Holds an exclusive lock on the file `path` while the block runs.
@@ -127,8 +139,13 @@ def lock(path: str | os.PathLike) -> Iterator[None]:
 
     Raises:
       BusyError: another process holds it.
+      OutputError: it cannot be written.
     """
-    with open(path, "a") as file:
+    try:
+        file = open(path, "a")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}.") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

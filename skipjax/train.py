@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from skipjax import evaluate, files, metrics, step, writers
+from skipjax import evaluate, files, metrics, step, terminal, writers
 from skipjax.checkpoints import Checkpoints
 from skipjax.data import sources
-from skipjax.data.batches import SessionBatches, prefetch
+from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
 from skipjax.data.split import LeaveOneOut, leave_one_out
 from skipjax.encoders import make_encoder
 from skipjax.errors import CheckpointError, DivergedError
@@ -64,22 +64,27 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
     encoder = make_encoder(config.model, config.data.max_length)
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
-        workdir.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(files.lock(workdir / ".lock"))
-        _check_same_run(config, workdir)
-        results = _finished(config, workdir)
-        if results is not None:
-            writers.console.print(f"{workdir} is finished; these are its results.")
-            _report(config, results, workdir)
-            return results
+        if workdir.exists():
+            stack.enter_context(files.lock(workdir / ".lock"))
+            _check_same_run(config, workdir)
+            results = _finished(config, workdir)
+            if results is not None:
+                terminal.say(f"{workdir} is finished; these are its results.")
+                _report(config, results, workdir)
+                return results
 
+        new = not workdir.exists()
         split = _load(config)
-        writers.console.print(_facts(split, config))
         evaluator = evaluate.Evaluator(config, encoder, split)
+        train_step = step.make_train_step(config, encoder, _num_steps(config, split))
+        # Only now, so that input that cannot be used leaves nothing behind.
+        if new:
+            files.make_folder(workdir)
+            stack.enter_context(files.lock(workdir / ".lock"))
         files.write_json(workdir / "config.json", _as_json(config))
         checkpoints = Checkpoints(workdir / "checkpoints")
         stack.callback(checkpoints.close)
-        run = _Run(config, workdir, split, encoder, evaluator, checkpoints)
+        run = _Run(config, workdir, split, encoder, evaluator, checkpoints, train_step)
         stack.callback(run.writer.close)
         run.train()
         results = run.test()
@@ -91,18 +96,17 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
 class _Run:
     """One run in progress: what the epochs share."""
 
-    def __init__(self, config, workdir, split, encoder, evaluator, checkpoints):
+    def __init__(self, config, workdir, split, encoder, evaluator, checkpoints, train_step):
         self.config, self.split, self.evaluator = config, split, evaluator
-        self.checkpoints = checkpoints
+        self.checkpoints, self.train_step = checkpoints, train_step
         self.batches = SessionBatches(
             split,
             batch_size=config.train.batch_size,
             max_length=config.data.max_length,
             seed=config.seed,
         )
-        self.num_steps = config.train.num_epochs * self.batches.steps_per_epoch
+        self.num_steps = _num_steps(config, split)
         self.state = step.init_state(config, encoder, split.num_ids)
-        self.train_step = step.make_train_step(config, encoder, self.num_steps)
         self.history: list[float] = []  # the selection metric after each epoch
         start = checkpoints.latest_step
         if start is not None:
@@ -114,7 +118,7 @@ class _Run:
                 )
             self.state = checkpoints.restore(start, self.state)
             self.history = progress["history"]
-            writers.console.print(f"Going on from step {start} in {workdir}.")
+            terminal.say(f"Going on from step {start} in {workdir}.")
         self.writer = writers.MetricWriter(workdir, start or 0)
 
     @property
@@ -133,7 +137,7 @@ class _Run:
         key = step.train_key(config)
         done = int(self.state.step)
         ready = prefetch(self.batches.from_step(done))
-        with contextlib.closing(ready), writers.progress_bar("training") as bar:
+        with contextlib.closing(ready), terminal.progress_bar() as progress:
             pending: list[dict[str, jax.Array]] = []
             began = time.monotonic()
             while done < self.num_steps and not self.stopped_early:
@@ -148,20 +152,15 @@ class _Run:
                     elapsed = time.monotonic() - began
                     values["train/steps_per_second"] = len(pending) / elapsed
                     self.writer.write(done, epoch, values)
-                    bar(
-                        done,
-                        self.num_steps,
-                        f"epoch {epoch}/{config.train.num_epochs}"
-                        f"  loss {values['train/loss']:.4f}  {self._best_text()}",
-                    )
+                    note = f"epoch {epoch}/{config.train.num_epochs}"
+                    note += f"  loss {values['train/loss']:.4f}"
+                    progress(done, self.num_steps, "training", note)
                     pending.clear()
                     began = time.monotonic()
                 if not within:
                     self._validate(done, epoch)
                 if saving:
-                    progress = {"history": self.history, "data": self.split.digest}
-                    best = self.best_epoch * per_epoch or -1
-                    self.checkpoints.save(self.state, progress, best)
+                    self._save(per_epoch)
                     began = time.monotonic()
         self.checkpoints.wait()
 
@@ -171,14 +170,11 @@ class _Run:
         self.history.append(values[f"valid/{SELECTION}"])
         self.writer.write(done, epoch, values)
         mark = " *" if self.best_epoch == epoch else ""
-        writers.console.print(
-            f"epoch {epoch:>3}  valid {SELECTION.upper()} {self.history[-1]:.4f}{mark}"
-        )
+        terminal.say(f"epoch {epoch:>3}  valid {SELECTION.upper()} {self.history[-1]:.4f}{mark}")
 
-    def _best_text(self) -> str:
-        if not self.history:
-            return ""
-        return f"best {SELECTION.upper()} {max(self.history):.4f} (epoch {self.best_epoch})"
+    def _save(self, per_epoch: int) -> None:
+        progress = {"history": self.history, "data": self.split.digest}
+        self.checkpoints.save(self.state, progress, best_step=self.best_epoch * per_epoch or -1)
 
     def test(self) -> dict[str, Any]:
         """The results of the best epoch."""
@@ -202,8 +198,8 @@ class _Run:
         params = self.state.params
         valid = self.evaluator.ranks(params, "valid", full=False)
         results |= evaluate.summarise(valid, (*names, SELECTION))
-        with writers.progress_bar("testing") as bar:
-            ranks = self.evaluator.ranks(params, "test", full=True, progress=bar)
+        with terminal.progress_bar() as progress:
+            ranks = self.evaluator.ranks(params, "test", full=True, progress=progress)
         results |= evaluate.summarise(ranks, names)
         popular = evaluate.popularity_ranks(self.split, "test", config.eval)
         results |= evaluate.summarise(popular, names, prefix="baseline/popularity/")
@@ -214,15 +210,21 @@ class _Run:
 
 def _load(config: Any) -> LeaveOneOut:
     data = config.data
-    with writers.progress_bar("data") as bar:
-        sessions = sources.load(data, progress=bar)
-    return leave_one_out(
+    with terminal.progress_bar() as progress:
+        sessions = sources.load(data, progress=progress)
+    split = leave_one_out(
         sessions,
         min_length=data.min_length,
         max_length=data.max_length,
         skip_levels=tuple(data.skip_levels),
         require_skip=data.require_skip,
     )
+    terminal.say(_facts(split, config))
+    return split
+
+
+def _num_steps(config: Any, split: LeaveOneOut) -> int:
+    return config.train.num_epochs * steps_per_epoch(split, config.train.batch_size)
 
 
 def _facts(split: LeaveOneOut, config: Any) -> str:
@@ -253,11 +255,14 @@ def _report(config: Any, results: dict[str, Any], workdir: Path) -> None:
     label = "synthetic demo sessions" if results["synthetic"] else results["source"]
     title = f"{results['name']} on {label}, epoch {results['best_epoch']} of {results['epochs']}"
     names = tuple(metrics.canonical(name) for name in config.eval.metrics)
-    writers.console.print(writers.results_table(results, title, names))
-    writers.console.print(
-        f"{workdir}/results.json holds these numbers, metrics.jsonl and tensorboard/ the curves,\n"
-        "checkpoints/ the model, config.json its configuration."
-    )
+    terminal.out().print(terminal.results_table(title, results, names))
+    for name, what in (
+        ("results.json", "these numbers"),
+        ("metrics.jsonl", "the curves; tensorboard/ has them, too"),
+        ("checkpoints/", "the best epoch and the newest"),
+        ("config.json", "the configuration"),
+    ):
+        terminal.say(f"{workdir / name}{'/' * name.endswith('/')}  {what}")
 
 
 def _as_json(config: Any) -> dict[str, Any]:

@@ -1,27 +1,14 @@
-"""What a run says: metrics.jsonl, TensorBoard events and the terminal."""
+"""What a run records: metrics.jsonl and TensorBoard events."""
 
-import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import tensorboardX
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
 from skipjax.files import write_atomically
-
-console = Console(highlight=False)
 
 
 class MetricWriter:
@@ -64,48 +51,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-@contextlib.contextmanager
-def progress_bar(what: str) -> Iterator[Callable[..., None]]:
-    """A progress bar; yields `update(done, total, text=None)`. Only shown in a terminal."""
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("<"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None, note="")
-
-        def update(done: int, total: int, text: str | None = None) -> None:
-            fields = {} if text is None else {"note": text}
-            bar.update(task, completed=done, total=total, **fields)
-
-        yield update
-
-
-def results_table(results: Mapping[str, float], title: str, names: tuple[str, ...]) -> Table:
-    """The test results of a model beside the most-popular baseline, sampled and full."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("test")
-    table.add_column("metric")
-    table.add_column("model", justify="right")
-    table.add_column("most popular", justify="right")
-    table.add_column("ratio", justify="right")
-    for which, label in (("test", "sampled candidates"), ("test_full", "whole catalogue")):
-        for i, name in enumerate(names):
-            model = results[f"{which}/{name}"]
-            popular = results[f"baseline/popularity/{which}/{name}"]
-            table.add_row(
-                "" if i else label,
-                name.upper(),
-                f"{model:.4f}",
-                f"{popular:.4f}",
-                f"{model / popular:.1f}x" if popular else "",
-                end_section=i == len(names) - 1,
-            )
-    return table

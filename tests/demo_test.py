@@ -131,7 +131,8 @@ def test_skips_are_nested(log):
     ],
 )
 def test_shares_are_mssds(log, name, value, expected):
-    assert log.share(name, value) == pytest.approx(expected, abs=0.02)
+    tolerance = min(0.02, expected / 4)  # so that what never occurs does not pass
+    assert log.share(name, value) == pytest.approx(expected, abs=tolerance)
 
 
 def test_last_tracks_are_skipped_less(log):
@@ -149,7 +150,9 @@ def test_reasons_follow_one_another(log):
     start, end = log["hist_user_behavior_reason_start"], log["hist_user_behavior_reason_end"]
     within = log.session[1:] == log.session[:-1]
     for reason in ("trackdone", "fwdbtn", "backbtn"):
-        assert (start[1:][within & (end[:-1] == reason)] == reason).all()
+        next_starts = start[1:][within & (end[:-1] == reason)]
+        assert len(next_starts) > 1_000
+        assert (next_starts == reason).all()
     assert log["skip_3"][end == "fwdbtn"].mean() > 0.98
     assert log["not_skipped"][end == "trackdone"].mean() > 0.9
 

@@ -100,11 +100,18 @@ def test_dropout_needs_a_key_and_changes_with_it(embedded):
     assert not np.allclose(first, other)
 
 
+@pytest.mark.parametrize("init_norms", [True, False])
 @pytest.mark.parametrize(("stddev", "spread"), [(1.0, 0.02 / 3**0.5), (0.02, 0.0108)])
-def test_initial_values_stay_inside_the_bound(stddev, spread):
-    _, params = tiny(init_stddev=stddev, init_bound=0.02, width=64, num_heads=2)
-    for leaf in jax.tree.leaves(params):
-        assert jnp.abs(leaf).max() <= 0.02 or (leaf == 1).all() or (leaf == 0).all()
+def test_initial_values_stay_inside_the_bound(stddev, spread, init_norms):
+    _, params = tiny(
+        init_stddev=stddev, init_bound=0.02, width=64, num_heads=2, init_norms=init_norms
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path)
+        if "norm" in name and not init_norms:
+            assert (leaf == (1 if "scale" in name else 0)).all()
+        else:
+            assert 0 < jnp.abs(leaf).max() <= 0.02
     # A uniform distribution on ±0.02 has 0.02 / √3; a normal one cut at ±σ 0.54 σ.
     np.testing.assert_allclose(params["table"].std(), spread, rtol=0.05)
 

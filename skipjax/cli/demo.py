@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from skipjax import files
-from skipjax.cli import terminal
+from skipjax import files, terminal
 from skipjax.cli.parsing import Parser, count
 from skipjax.data import demo
 

@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from skipjax.cli import terminal
+from skipjax import terminal
 from skipjax.cli.parsing import Parser, choose, count
 from skipjax.data import mssd, table
 from skipjax.data.sessions import Sessions
@@ -114,7 +114,7 @@ def _columns(args: argparse.Namespace) -> table.Columns:
 def _report(sessions: Sessions, args: argparse.Namespace, seconds: float) -> None:
     facts = sessions.summary()
     out = terminal.out()
-    out.print(terminal.summary_table(f"sessions in {args.out}", facts, args.min_length))
+    out.print(terminal.sessions_table(f"sessions in {args.out}", facts, args.min_length))
     out.print(f"Prepared in {seconds:.1f} s. To train on it:", markup=False)
     out.print(
         "  python main.py --config=configs/sasrec_skip.py --config.data.source=prepared "

@@ -35,7 +35,7 @@ class SessionBatches:
         self._seed = seed
         self._epoch = -1
         self._order = np.empty(0, np.int64)
-        self.steps_per_epoch = -(-split.num_sessions // batch_size)
+        self.steps_per_epoch = steps_per_epoch(split, batch_size)
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0.
@@ -56,6 +56,11 @@ class SessionBatches:
         while True:
             yield self.batch(step)
             step += 1
+
+
+def steps_per_epoch(split: LeaveOneOut, batch_size: int) -> int:
+    """Batches that visit every session once, the last one perhaps not full."""
+    return -(-split.num_sessions // batch_size)
 
 
 def held_out_batches(

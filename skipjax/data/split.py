@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import hashlib
 
 import numpy as np
 import pyarrow as pa
 
 from skipjax.data.sessions import Sessions
+from skipjax.data.spool import hash_ids
 from skipjax.errors import ConfigError, DataError
 from skipjax.ids import FIRST_TRACK_ID
 
@@ -56,11 +56,7 @@ class LeaveOneOut:
     @functools.cached_property
     def session_hashes(self) -> np.ndarray:
         """[S] uint64, a function of each session's id alone."""
-        digests = (
-            hashlib.blake2b(name.encode(), digest_size=8).digest()
-            for name in self.session_ids.to_pylist()
-        )
-        return np.frombuffer(b"".join(digests), "<u8")
+        return hash_ids(self.session_ids)
 
     def held_out(self, which: str) -> tuple[np.ndarray, np.ndarray]:
         """The input lengths [S] and targets [S] int32 of "valid" or "test"."""

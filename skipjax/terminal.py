@@ -1,0 +1,108 @@
+"""What commands print: a progress bar on stderr, facts and tables on stdout."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[..., None]]:
+    """Yields `progress(done, total, what, note="")`, `what` naming the phase.
+
+    The bar is gone when the block ends, and only shown in a terminal.
+    """
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        # What is printed meanwhile must pass above the bar, but not if it goes to a file.
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with bar:
+        task = bar.add_task("starting", total=None, note="")
+        current = "starting"
+
+        def progress(done: int, total: int, what: str, note: str = "") -> None:
+            nonlocal current
+            if what != current:  # a new phase, with a speed of its own
+                bar.reset(task, description=what)
+                current = what
+            bar.update(task, completed=min(done, total), total=total, note=note)
+
+        yield progress
+
+
+def out() -> Console:
+    """Where results are printed. Made anew, since tests and pipes change what stdout is."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Prints `text` as it is."""
+    out().print(text, markup=False)
+
+
+def sessions_table(title: str, facts: Mapping[str, Any], min_length: int) -> Table:
+    """The facts of `Sessions.summary`, under the names that the paper uses."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name in ("sessions", "events", "tracks"):
+        table.add_row(name, f"{facts[name]:,}")
+    table.add_row("skipped (levels 1 and 2)", f"{facts['skipped_share']:.2%}")
+    labels = ("not skipped", "played very briefly", "played briefly", "played mostly")
+    for level, (share, label) in enumerate(zip(facts["level_shares"], labels, strict=True)):
+        table.add_row(f"  level {level}, {label}", f"{share:.2%}")
+    table.add_row("session length", f"{facts['length_min']} to {facts['length_max']}")
+    table.add_row("  mean", f"{facts['length_mean']:.2f}")
+    left_out = facts["left_out"]
+    table.add_row(f"left out, shorter than {min_length}", f"{left_out['sessions']:,} sessions")
+    table.add_row("", f"{left_out['events']:,} events")
+    return table
+
+
+def results_table(title: str, results: Mapping[str, float], names: tuple[str, ...]) -> Table:
+    """The test results of a model beside the most-popular baseline.
+
+    Args:
+      title: stands above.
+      results: of `train_and_evaluate`.
+      names: canonical names of metrics.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("ranked among")
+    table.add_column("metric")
+    for column in ("model", "most popular", "ratio"):
+        table.add_column(column, justify="right")
+    for which, label in (("test", "sampled candidates"), ("test_full", "all tracks")):
+        for i, name in enumerate(names):
+            model = results[f"{which}/{name}"]
+            popular = results[f"baseline/popularity/{which}/{name}"]
+            table.add_row(
+                "" if i else label,
+                name.upper(),
+                f"{model:.4f}",
+                f"{popular:.4f}",
+                f"{model / popular:.1f}x" if popular else "",
+                end_section=i == len(names) - 1,
+            )
+    return table

@@ -1,0 +1,322 @@
+"""The loop: what it leaves, how it goes on, what it refuses."""
+
+import importlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from skipjax import step, train
+from skipjax.checkpoints import Checkpoints
+from skipjax.data.batches import SessionBatches
+from skipjax.errors import (
+    BusyError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    OutputError,
+)
+from skipjax.files import lock
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def make(cache):
+    def make(**changes):
+        """The tiny config, smaller still: 80 sessions, so 3 steps an epoch."""
+        config = importlib.import_module("configs.tiny").get_config()
+        config.data.cache_dir = str(cache)
+        config.data.demo.num_sessions = 80
+        config.train.log_every_steps = 1
+        for name, value in changes.items():
+            section, _, field = name.rpartition("__")
+            target = config
+            for part in section.split("__") if section else ():
+                target = target[part]
+            target[field] = value
+        return config
+
+    return make
+
+
+def lines(workdir):
+    """metrics.jsonl, without what depends on the clock."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    clock = ("seconds", "train/steps_per_second")
+    return [{k: v for k, v in row.items() if k not in clock} for row in rows]
+
+
+def final_state(config, workdir, num_ids):
+    """The newest checkpoint's state."""
+    encoder = train.make_encoder(config.model, config.data.max_length)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    like = step.init_state(config, encoder, num_ids)
+    state = checkpoints.restore(checkpoints.latest_step, like)
+    checkpoints.close()
+    return jax.device_get(state)
+
+
+def test_a_run_leaves_what_the_readme_says(make, tmp_path, capsys):
+    config, workdir = make(), tmp_path / "run"
+    results = train.train_and_evaluate(config, workdir)
+    assert json.loads((workdir / "results.json").read_text()) == results
+    names = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
+    for which in ("valid", "test", "test_full", "baseline/popularity/test"):
+        assert all(0 <= results[f"{which}/{name}"] <= 1 for name in names)
+    assert results["baseline/popularity/test_full/hr@10"] > 0
+    assert results["synthetic"] is True
+    assert json.loads((workdir / "config.json").read_text())["loss"]["alpha"] == 0.5
+    assert list((workdir / "tensorboard").glob("events.*"))
+    rows = lines(workdir)
+    assert [row["step"] for row in rows] == [1, 2, 3, 3, 4, 5, 6, 6, 3 * results["best_epoch"]]
+    assert [row["epoch"] for row in rows[:8]] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert {"train/loss", "train/nll", "train/infonce"} <= rows[0].keys()
+    valid = [row["valid/hr@10"] for row in rows if "valid/hr@10" in row]
+    assert results["valid/hr@10"] == max(valid)
+    assert results["best_epoch"] == 1 + valid.index(max(valid))
+    printed = capsys.readouterr().out
+    assert "synthetic" in printed
+    assert f"{results['test_full/hr@10']:.4f}" in printed
+
+    # Once more: nothing is trained, the same is printed.
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert train.train_and_evaluate(config, workdir) == results
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["causal", "bidirectional"])
+def test_k_steps_kill_and_resume_is_the_straight_run(make, tmp_path, monkeypatch, name):
+    changes = {"model__causal": name == "causal", "train__checkpoint_every_steps": 1}
+    config = make(**changes)
+    expected = train.train_and_evaluate(config, tmp_path / "straight")
+    num_ids = expected["tracks"] + 2
+    straight = final_state(config, tmp_path / "straight", num_ids)
+    whole = SessionBatches.batch
+
+    def run_until(stop, workdir):
+        def batch(self, number):
+            if number == stop:
+                raise KeyboardInterrupt
+            return whole(self, number)
+
+        monkeypatch.setattr(SessionBatches, "batch", batch)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(config, workdir)
+        monkeypatch.setattr(SessionBatches, "batch", whole)
+
+    for stop in (1, 3, 4):  # inside, between and inside epochs
+        workdir = tmp_path / f"stopped-{stop}"
+        run_until(stop, workdir)
+        assert not (workdir / "results.json").exists()
+        assert train.train_and_evaluate(config, workdir) == expected
+        state = final_state(config, workdir, num_ids)
+        for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(straight), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert lines(workdir) == lines(tmp_path / "straight")
+
+
+def test_a_resumed_run_that_lost_its_place_would_be_noticed(make, tmp_path):
+    # The control for the test above: another order of batches gives other parameters.
+    results = {}
+    for seed in (0, 1):
+        config = make(seed=seed)
+        found = train.train_and_evaluate(config, tmp_path / str(seed))
+        results[seed] = final_state(config, tmp_path / str(seed), found["tracks"] + 2)
+    assert not np.array_equal(results[0].params["table"], results[1].params["table"])
+
+
+def test_more_epochs_go_on_where_fewer_ended(make, tmp_path):
+    straight = train.train_and_evaluate(make(train__num_epochs=3), tmp_path / "straight")
+    train.train_and_evaluate(make(train__num_epochs=1), tmp_path / "more")
+    longer = train.train_and_evaluate(make(train__num_epochs=3), tmp_path / "more")
+    assert longer == straight
+    assert longer["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"loss__alpha": 0.4},
+        {"optimizer__learning_rate": 0.1},
+        {"data__demo__seed": 1},
+        {"eval__num_candidates": 50},
+    ],
+)
+def test_a_field_that_changes_the_result_is_refused(make, tmp_path, change):
+    train.train_and_evaluate(make(train__num_epochs=1), tmp_path)
+    field = next(iter(change)).replace("__", ".")
+    with pytest.raises(CheckpointError, match=rf"config\.{field} = .* choose another --workdir"):
+        train.train_and_evaluate(make(**change), tmp_path)
+
+
+def test_num_epochs_may_not_change_under_a_decay(make, tmp_path):
+    decay = {"optimizer__decay": "cosine"}
+    train.train_and_evaluate(make(train__num_epochs=1, **decay), tmp_path)
+    with pytest.raises(CheckpointError, match=r"config\.train\.num_epochs = 1, not 2"):
+        train.train_and_evaluate(make(train__num_epochs=2, **decay), tmp_path)
+
+
+def test_other_data_under_the_same_config_is_refused(make, tmp_path):
+    table = tmp_path / "plays.csv"
+    changes = {
+        "data__source": "table",
+        "data__path": str(table),
+        "data__table__position_column": "i",
+        "data__table__skip_column": "skipped",
+        "eval__num_candidates": 5,
+        "train__num_epochs": 1,
+    }
+
+    def write(shift):
+        rows = [
+            f"s{s},t{(s * 3 + i + shift * (i == 2)) % 40},{i},{i % 2}"
+            for s in range(20)
+            for i in range(6)
+        ]
+        table.write_text("session_id,track_id,i,skipped\n" + "\n".join(rows) + "\n")
+
+    write(0)
+    train.train_and_evaluate(make(**changes), tmp_path / "run")
+    write(1)
+    with pytest.raises(CheckpointError, match=r"trained on other data .* choose another --workdir"):
+        train.train_and_evaluate(make(**{**changes, "train__num_epochs": 2}), tmp_path / "run")
+
+
+def test_the_best_epoch_outlives_newer_ones_and_is_tested(make, tmp_path, monkeypatch):
+    # The first epoch is made to look best; the run then stops after `patience` more.
+    found = train.evaluate.summarise
+    values = iter([0.9, 0.5, 0.9, 0.4])
+
+    def planted(ranks, names, prefix=""):
+        numbers = found(ranks, names, prefix)
+        if set(ranks) == {"valid"}:
+            numbers["valid/hr@10"] = next(values, 0.9)
+        return numbers
+
+    monkeypatch.setattr(train.evaluate, "summarise", planted)
+    config = make(train__num_epochs=9, train__patience=3)
+    results = train.train_and_evaluate(config, tmp_path / "long")
+    assert (results["best_epoch"], results["epochs"]) == (1, 4)
+    assert results["stopped_early"]
+    kept = {int(p.name) for p in (tmp_path / "long" / "checkpoints").iterdir()}
+    assert kept == {3, 9, 12}
+    monkeypatch.undo()
+    one = train.train_and_evaluate(make(train__num_epochs=1), tmp_path / "one")
+    same = [name for name in one if name.startswith(("test/", "test_full/"))]
+    assert {name: one[name] for name in same} == {name: results[name] for name in same}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_by_step(make, tmp_path):
+    config = make(optimizer__learning_rate=1e30, train__checkpoint_every_steps=1)
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+; lower"):
+        train.train_and_evaluate(config, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    bad = checkpoints.latest_step
+    checkpoints.close()
+    assert bad is None or bad < 6
+
+
+def test_a_second_process_is_refused(make, tmp_path):
+    with lock(tmp_path / ".lock"), pytest.raises(BusyError, match="in use by another process"):
+        train.train_and_evaluate(make(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"data__source": "msd"}, ConfigError, "Did you mean 'mssd'"),
+        ({"data__source": "mssd"}, ConfigError, r"config\.data\.path is empty"),
+        ({"data__source": "mssd", "data__path": "nowhere"}, DataError, "nowhere: no such file"),
+        ({"data__min_length": 20, "data__max_length": 20}, None, None),
+        ({"data__max_length": 15}, None, None),
+        ({"train__batch_size": 0}, ConfigError, r"config\.train\.batch_size is 0; it must be"),
+        ({"loss__temperature": 0.0}, ConfigError, r"config\.loss\.temperature is 0\.0"),
+        ({"loss__alpha": 0.0, "loss__beta": 0.0}, ConfigError, "nothing to learn"),
+        ({"loss__context": "tracks"}, ConfigError, r"config\.loss\.context is 'tracks'"),
+        ({"model__num_heads": 5}, ConfigError, r"divisible by config\.model\.num_heads \(5\)"),
+        ({"eval__metrics": ("hr@10", "auc")}, ConfigError, "there is no metric 'auc'"),
+        ({"eval__num_candidates": 300}, ConfigError, r"config\.eval\.num_candidates is 300"),
+    ],
+)
+def test_input_that_cannot_be_used_leaves_nothing_behind(make, tmp_path, change, error, message):
+    workdir = tmp_path / "deep" / "run"
+    if error is None:  # the controls: valid all the same
+        train.train_and_evaluate(make(train__num_epochs=1, **change), workdir)
+        assert (workdir / "results.json").exists()
+        return
+    with pytest.raises(error, match=message) as caught:
+        train.train_and_evaluate(make(**change), workdir)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_is_a_file_is_named(make, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file.* cannot be (created|written)"):
+        train.train_and_evaluate(make(), tmp_path / "file" / "run")
+
+
+def test_a_damaged_config_is_named(make, tmp_path):
+    train.train_and_evaluate(make(train__num_epochs=1), tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        train.train_and_evaluate(make(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "sasrec_skip", "bert4rec", "bert4rec_skip"])
+def test_each_config_runs(make, tmp_path, name):
+    """Every published config end to end, on less data and fewer negatives."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    small = make()
+    config.data = small.data
+    config.train.num_epochs = 1
+    config.sampling.num_negatives = 20
+    config.eval.num_candidates = 50
+    results = train.train_and_evaluate(config, tmp_path)
+    assert np.isfinite(results["test_full/mrr"])
+
+
+@pytest.mark.parametrize("scope", ["batch", "full"])
+def test_other_softmaxes_run(make, tmp_path, scope):
+    results = train.train_and_evaluate(make(sampling__scope=scope), tmp_path)
+    assert results["epochs"] == 2
+
+
+@pytest.mark.slow
+def test_kill_in_a_process_of_its_own(make, tmp_path, cache):
+    """SIGKILL at any moment; the command run again ends as if nothing had been."""
+    command = [
+        sys.executable,
+        "main.py",
+        "--config=configs/tiny.py",
+        f"--config.data.cache_dir={cache}",
+        "--config.train.num_epochs=6",
+        "--config.train.checkpoint_every_steps=1",
+    ]
+    straight = subprocess.run([*command, f"--workdir={tmp_path}/a"], capture_output=True)
+    assert straight.returncode == 0, straight.stderr
+    for wait in (4, 6, 8):
+        shutil.rmtree(tmp_path / "b", ignore_errors=True)
+        process = subprocess.Popen([*command, f"--workdir={tmp_path}/b"], stdout=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        again = subprocess.run([*command, f"--workdir={tmp_path}/b"], capture_output=True)
+        assert again.returncode == 0, again.stderr
+        a, b = (json.loads((tmp_path / n / "results.json").read_text()) for n in "ab")
+        assert a == b
+        assert lines(tmp_path / "a") == lines(tmp_path / "b")
