@@ -219,6 +219,9 @@ def _load(config: Any) -> LeaveOneOut:
         skip_levels=tuple(data.skip_levels),
         require_skip=data.require_skip,
     )
+    short = sessions.info.get("left_out", {}).get("sessions", 0)
+    if short:
+        split.left_out[f"shorter than {data.min_length} tracks"] += short
     terminal.say(_facts(split, config))
     return split
 

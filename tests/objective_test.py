@@ -120,7 +120,7 @@ def test_objective_is_the_loop(rng, causal, choice):
         reduced["loss"], 0.5 * reduced["infonce"] + 0.5 * reduced["nll"], rtol=1e-6
     )
     assert any(expected["nll"])
-    assert any(expected["infonce"]) or (not causal and choice.get("loss__context") == "hidden")
+    assert any(expected["infonce"])
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -1,0 +1,100 @@
+"""The six arms of the paper's Table 1, one after the other, on any data.
+
+    python -m benchmarks.six_arms [--json FILE] [--quick] [--jobs N] [--config.FIELD=VALUE ...]
+
+Each arm is main.py with its published config and the overrides given here, in a temporary workdir.
+Run it in the root of the repository.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.environment import described, environment
+
+ARMS = {
+    "causal S-": "sasrec.py",
+    "causal S+ track": "sasrec_skip.py:track",
+    "causal S+ hidden": "sasrec_skip.py:hidden",
+    "bidirectional S-": "bert4rec.py",
+    "bidirectional S+ track": "bert4rec_skip.py:track",
+    "bidirectional S+ hidden": "bert4rec_skip.py:hidden",
+}
+COLUMNS = ("test/hr@1", "test/hr@10", "test/ndcg@10", "test_full/hr@10", "test_full/mrr")
+POPULARITY = "baseline/popularity/"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there, too")
+    parser.add_argument(
+        "--quick", action="store_true", help="one epoch on few sessions, for a look"
+    )
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="arms at a time")
+    args, overrides = parser.parse_known_args()
+    if unknown := [o for o in overrides if not o.startswith("--config.")]:
+        parser.error(f"unknown argument {unknown[0]}; overrides begin with --config.")
+    if args.quick:
+        overrides += ["--config.data.demo.num_sessions=300", "--config.train.num_epochs=1"]
+    with tempfile.TemporaryDirectory() as scratch:
+        overrides_here = [f"--config.data.cache_dir={scratch}/cache", *overrides]
+        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+            running = [
+                pool.submit(_run, config, Path(scratch) / str(i), overrides_here)
+                for i, config in enumerate(ARMS.values())
+            ]
+            console = Console(stderr=True)
+            results = [future.result() for future in track(running, "training", console=console)]
+    shown = [o for o in overrides if "/" not in o.partition("=")[2]]
+    facts = {
+        **environment(["jax", "flax", "optax", "numpy"]),
+        "command": " ".join(["python -m benchmarks.six_arms", f"--jobs={args.jobs}", *shown]),
+        "results": dict(zip(ARMS, results, strict=True)),
+    }
+    _print(facts)
+    if args.json:
+        args.json.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _run(config: str, workdir: Path, overrides: list[str]) -> dict[str, Any]:
+    command = [sys.executable, "main.py", f"--config=configs/{config}", f"--workdir={workdir}"]
+    start = time.monotonic()
+    done = subprocess.run([*command, *overrides], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)  # main.py has said why
+    seconds = time.monotonic() - start
+    results = json.loads((workdir / "results.json").read_text())
+    return {**results, "seconds": round(seconds, 1)}
+
+
+def _print(facts: dict[str, Any]) -> None:
+    results = facts["results"]
+    first = next(iter(results.values()))
+    data = "synthetic demo sessions" if first["synthetic"] else first["source"]
+    table = Table(title=f"{data}: {first['sessions']:,} sessions, {first['tracks']:,} tracks")
+    table.add_column("arm")
+    for name in (*COLUMNS, "best epoch", "seconds"):
+        table.add_column(name, justify="right")
+    popular = [f"{first[POPULARITY + name]:.4f}" for name in COLUMNS]
+    table.add_row("most popular", *popular, "", "", end_section=True)
+    for arm, result in results.items():
+        numbers = [f"{result[name]:.4f}" for name in COLUMNS]
+        epochs = f"{result['best_epoch']} of {result['epochs']}"
+        table.add_row(arm, *numbers, epochs, f"{result['seconds']:.0f}")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(f"seed {first['seed']}; {described(facts)}")
+
+
+if __name__ == "__main__":
+    main()
