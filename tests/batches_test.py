@@ -107,3 +107,32 @@ def test_closing_prefetch_ends_its_thread():
 def test_batch_size_must_be_positive(split):
     with pytest.raises(ConfigError, match=r"config.train.batch_size is 0"):
         batches.SessionBatches(split, batch_size=0, max_length=8, seed=0)
+
+
+def test_held_out_tracks_and_labels_never_reach_training(rng):
+    listening = random_listening(rng, num_sessions=10, low=4, high=8)
+    # Every track is in some training span, so that ids stay what they are.
+    listening.append([(f"t{i:04d}", 0) for i in range(60)] + [("t0000", 0)] * 2)
+    changed = [
+        [
+            *session[:-2],
+            *(
+                (f"t{(7 * i) % 60:04d}", (level + 2) % 4)
+                for i, (_, level) in enumerate(session[-2:])
+            ),
+        ]
+        for session in listening
+    ]
+    first, second = (
+        leave_one_out(make_sessions(s), min_length=4, max_length=62, skip_levels=(1, 2))
+        for s in (listening, changed)
+    )
+    assert (first.tracks != second.tracks).any()
+    assert (first.skipped != second.skipped).any()
+    loaders = [
+        batches.SessionBatches(s, batch_size=4, max_length=62, seed=0) for s in (first, second)
+    ]
+    for i in range(3):
+        one, two = (loader.batch(i) for loader in loaders)
+        for name, values in one.items():
+            np.testing.assert_array_equal(values, two[name])

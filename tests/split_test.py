@@ -1,4 +1,8 @@
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,3 +84,29 @@ def test_what_cannot_be_split_is_said(change, error, message):
     sessions = make_sessions([[("a", 0)] * 5, [("b", 0)] * 4])
     with pytest.raises(error, match=message):
         leave_one_out(sessions, **{**PAPER, **change})
+
+
+def test_the_vocabulary_is_the_same_in_every_process(tmp_path):
+    program = f"""
+import sys
+from skipjax.data import demo, mssd
+from skipjax.data.split import leave_one_out
+logs, out = ({str(tmp_path)!r} + "/" + name + sys.argv[1] for name in ("logs", "out"))
+demo.write_logs(logs, num_sessions=60, num_tracks=200)
+sessions = mssd.prepare(logs, out)
+split = leave_one_out(sessions, min_length=4, max_length=20, skip_levels=(1, 2))
+print(sessions.digest, *split.track_ids.to_pylist())
+"""
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program, seed],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    (line,) = printed
+    assert len(line.split()) > 100

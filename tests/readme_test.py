@@ -1,0 +1,70 @@
+"""The README, taken at its word."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = ["--config.train.num_epochs=1", "--config.eval.num_candidates=50"]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_losses_alone():
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    namespace = {}
+    exec(code.split("optimizer =")[0], namespace)
+    first = float(namespace["loss_fn"](namespace["params"]))
+    exec(code, namespace)
+    assert float(namespace["loss"]) < 0.5 * first
+    imported = set(re.findall(r"^(?:from|import) (.*)$", code, re.MULTILINE))
+    assert imported == {"flax.linen as nn, jax, jax.numpy as jnp, optax", "skipjax import losses"}
+
+
+def test_links_and_files_that_are_named_exist():
+    targets = [t for t in re.findall(r"\]\(([^)]+)\)", README) if not t.startswith("http")]
+    targets += re.findall(r"\b(?:configs|benchmarks|tests)/[\w/]+\.(?:py|json|png)\b", README)
+    assert targets
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+def commands():
+    """Each `python ...` of the shell blocks, continuation lines joined, that needs no download."""
+    for block in blocks("sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("python ") and "kuairand" not in line and "benchmarks" not in line:
+                yield line
+
+
+@pytest.mark.slow
+def test_each_command_runs(tmp_path):
+    """As it stands, on small inputs of the names it mentions, and for one epoch."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "main.py").symlink_to(ROOT / "main.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run(command):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, (command, done.stderr)
+
+    skipjax = [sys.executable, "-m", "skipjax"]
+    run([*skipjax, "demo", "--out", "training_set", "--sessions=90", "--tracks=200"])
+    rows = [f"u{s},t{(s * 7 + i) % 90},{i},{(s + i) % 2}" for s in range(30) for i in range(9)]
+    (tmp_path / "plays.csv").write_text("\n".join(["user,track,time,skipped", *rows, ""]))
+    found = list(commands())
+    assert len(found) >= 4
+    for line in found:
+        words = shlex.split(line)
+        run([sys.executable, *words[1:], *(SMALL if words[1] == "main.py" else [])])
