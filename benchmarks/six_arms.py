@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -30,7 +31,13 @@ ARMS = {
     "bidirectional S+ track": "bert4rec_skip.py:track",
     "bidirectional S+ hidden": "bert4rec_skip.py:hidden",
 }
-COLUMNS = ("test/hr@1", "test/hr@10", "test/ndcg@10", "test_full/hr@10", "test_full/mrr")
+COLUMNS = {
+    "HR@1": "test/hr@1",
+    "HR@10": "test/hr@10",
+    "NDCG@10": "test/ndcg@10",
+    "full HR@10": "test_full/hr@10",
+    "full MRR": "test_full/mrr",
+}
 POPULARITY = "baseline/popularity/"
 
 
@@ -81,18 +88,24 @@ def _print(facts: dict[str, Any]) -> None:
     results = facts["results"]
     first = next(iter(results.values()))
     data = "synthetic demo sessions" if first["synthetic"] else first["source"]
-    table = Table(title=f"{data}: {first['sessions']:,} sessions, {first['tracks']:,} tracks")
-    table.add_column("arm")
-    for name in (*COLUMNS, "best epoch", "seconds"):
-        table.add_column(name, justify="right")
-    popular = [f"{first[POPULARITY + name]:.4f}" for name in COLUMNS]
+    table = Table(
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"{data}: {first['sessions']:,} sessions, {first['tracks']:,} tracks",
+    )
+    table.add_column("arm", no_wrap=True)
+    for name in (*COLUMNS, "epoch", "s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    popular = [f"{first[POPULARITY + name]:.4f}" for name in COLUMNS.values()]
     table.add_row("most popular", *popular, "", "", end_section=True)
     for arm, result in results.items():
-        numbers = [f"{result[name]:.4f}" for name in COLUMNS]
-        epochs = f"{result['best_epoch']} of {result['epochs']}"
+        numbers = [f"{result[name]:.4f}" for name in COLUMNS.values()]
+        epochs = f"{result['best_epoch']}/{result['epochs']}"
         table.add_row(arm, *numbers, epochs, f"{result['seconds']:.0f}")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     console.print(table)
+    console.print("HR@1 to NDCG@10 among sampled candidates, the rest among all tracks; best epoch")
     console.print(f"seed {first['seed']}; {described(facts)}")
 
 

@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     model.dropout = 0.2
     model.activation = "relu"  # or "gelu"; the head is GELU in any case
     model.pre_norm = False
-    # The authors count from the start, where the places that tests use are never trained.
+    # The authors count from the start, where the last places of a test are never trained.
     model.positions = "from_end"  # or "absolute"
     model.init_stddev = 1.0  # cut at ±init_bound, so nearly uniform; 0.02 is BERT4Rec's
     model.init_bound = 0.02
@@ -79,8 +79,9 @@ def get_config() -> ConfigDict:
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
     optimizer.epsilon = 1e-8
-    # The rows of rare tracks have tiny gradients, which 1e-8 would damp.
-    optimizer.table_epsilon = 1e-20
+    # The rows of rare tracks have tiny gradients, which 1e-8 would damp. Much below 1e-17, a
+    # gradient whose square underflows would become a huge step.
+    optimizer.table_epsilon = 1e-17
     optimizer.weight_decay = 0.0
     optimizer.clip_norm = 0.0  # global norm; 0 does not clip
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from skipjax.errors import ConfigError
+from skipjax.ids import HELD_OUT
 
 _ACTIVATIONS = {"relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False)}
 _POSITIONS = ("from_end", "absolute")
@@ -28,6 +29,7 @@ class Encoder(nn.Module):
       pre_norm: normalise before each branch rather than after it.
       positions: "from_end" counts positions from the last track, as SASRec and BERT4Rec do by
         padding on the left; "absolute" from the first.
+      num_positions: how many positions have an embedding; those beyond share the last one.
       initializer: of weights, biases and embeddings.
       init_norms: of the gains and biases of normalisations, too, which otherwise begin at 1 and 0.
     """
@@ -41,6 +43,7 @@ class Encoder(nn.Module):
     activation: str
     pre_norm: bool
     positions: str
+    num_positions: int
     initializer: nn.initializers.Initializer
     init_norms: bool
 
@@ -60,10 +63,11 @@ class Encoder(nn.Module):
         """
         length, width = embedded.shape[1:]
         dropout = nn.Dropout(self.dropout, deterministic=deterministic)
-        table = self.param("positions", self.initializer, (self.max_length, width))
+        table = self.param("positions", self.initializer, (self.num_positions, width))
         places = jnp.broadcast_to(jnp.arange(length), valid.shape)
         if self.positions == "from_end":
-            places = jnp.maximum(valid.sum(axis=-1, keepdims=True) - 1 - places, 0)
+            places = valid.sum(axis=-1, keepdims=True) - 1 - places
+        places = jnp.clip(places, 0, self.num_positions - 1)
         mask = nn.make_attention_mask(jnp.ones_like(valid), valid, dtype=bool)
         if self.causal:
             mask = nn.combine_masks(mask, nn.make_causal_mask(valid, dtype=bool), dtype=bool)
@@ -120,6 +124,9 @@ def make_encoder(model: Any, max_length: int) -> Encoder:
     ):
         if value not in choices:
             raise ConfigError(f"config.model.{name} is {value!r}; choose one of {choices}.")
+    # Counted from the end, a place that no training span reaches would stay untrained, yet be
+    # used for the oldest tracks of a test. A causal input lacks the span's last track, too.
+    longest_input = max_length - HELD_OUT - model.causal
     return Encoder(
         causal=model.causal,
         max_length=max_length,
@@ -130,6 +137,7 @@ def make_encoder(model: Any, max_length: int) -> Encoder:
         activation=model.activation,
         pre_norm=model.pre_norm,
         positions=model.positions,
+        num_positions=longest_input if model.positions == "from_end" else max_length,
         initializer=truncated_normal(model.init_stddev, model.init_bound),
         init_norms=model.init_norms,
     )

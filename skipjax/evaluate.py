@@ -21,7 +21,8 @@ class Evaluator:
     """Ranks the held-out track of every session.
 
     Against sampled candidates, and, where asked for, against the whole catalogue. The result does
-    not depend on `config.eval.batch_size`, `config.eval.chunk_size` or the order of sessions.
+    not depend on `config.eval.batch_size`, `config.eval.chunk_size` or the order of sessions,
+    except where two scores differ by no more than float32 rounding.
     """
 
     def __init__(self, config: Any, encoder: Encoder, split: LeaveOneOut):
@@ -36,7 +37,7 @@ class Evaluator:
             raise ConfigError(
                 f"config.eval.chunk_size is {self._eval.chunk_size}; it must be at least 1."
             )
-        check_num_candidates(split, self._eval.num_candidates)
+        self.candidates = Candidates(split, self._eval.num_candidates, self._eval.seed)
         for name in self._eval.metrics:
             metrics.canonical(name)
 
@@ -93,50 +94,60 @@ class Evaluator:
             self._split, which, batch_size=size, max_length=self._max_length
         ):
             drawn = np.full((size, self._eval.num_candidates), FIRST_TRACK_ID, np.int32)
-            drawn[: len(rows)] = candidates(
-                self._split, rows, self._eval.num_candidates, self._eval.seed
-            )
+            drawn[: len(rows)] = self.candidates(rows)
             yield rows, {**batch, "candidates": drawn}
 
 
-def candidates(split: LeaveOneOut, rows: np.ndarray, num: int, seed: int) -> np.ndarray:
+class Candidates:
     """Distinct uniform tracks that are not in the session, to rank its target among.
 
-    Fixed by (seed, session id), so the same for every model, batch size and order.
-
-    Args:
-      split: the data.
-      rows: [N] sessions.
-      num: candidates for each.
-      seed: at least 0.
-
-    Returns:
-      [N, num] int32.
+    Fixed by (seed, session id), so the same for every model, batch size and order. They are kept
+    once drawn, unless they would take more than `keep_bytes`.
     """
-    num_tracks = split.num_ids - FIRST_TRACK_ID
-    drawn = np.empty((len(rows), num), np.int32)
-    for i, row in enumerate(rows):
+
+    def __init__(self, split: LeaveOneOut, num: int, seed: int, *, keep_bytes: int = 2 << 30):
+        """
+        Args:
+          split: the data.
+          num: candidates for each session.
+          seed: at least 0.
+          keep_bytes: how much memory to spend.
+
+        Raises:
+          ConfigError: some session has fewer than `num` tracks outside it.
+        """
+        self._split, self._num, self._seed = split, num, seed
+        num_tracks = split.num_ids - FIRST_TRACK_ID
+        longest = int(split.lengths.max())
+        if not 1 <= num <= num_tracks - longest:
+            raise ConfigError(
+                f"config.eval.num_candidates is {num}; with {num_tracks} tracks and sessions of up "
+                f"to {longest} it must be from 1 to {num_tracks - longest}."
+            )
+        keep = 4 * num * split.num_sessions <= keep_bytes
+        self._kept = np.zeros((split.num_sessions if keep else 0, num), np.int32)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """[N, num] int32, those of N sessions."""
+        if not len(self._kept):
+            return np.stack([self._draw(row) for row in rows])
+        for row in rows[self._kept[rows, 0] == 0]:  # PAD stands for not drawn yet
+            self._kept[row] = self._draw(row)
+        return self._kept[rows]
+
+    def _draw(self, row: int) -> np.ndarray:
+        split = self._split
         start = split.starts[row]
         own = np.unique(split.tracks[start : start + split.lengths[row]]) - FIRST_TRACK_ID
-        rng = np.random.default_rng((seed, int(split.session_hashes[row])))
-        others = rng.choice(num_tracks - len(own), num, replace=False, shuffle=False)
+        rng = np.random.default_rng((self._seed, int(split.session_hashes[row])))
+        num_others = split.num_ids - FIRST_TRACK_ID - len(own)
+        others = rng.choice(num_others, self._num, replace=False, shuffle=False)
         # The x-th track outside the session is x plus how many of the session's come before it.
         before = np.searchsorted(own - np.arange(len(own)), others, side="right")
-        drawn[i] = FIRST_TRACK_ID + others + before
-    return drawn
+        return (FIRST_TRACK_ID + others + before).astype(np.int32)
 
 
-def check_num_candidates(split: LeaveOneOut, num: int) -> None:
-    """Raises ConfigError where some session has fewer than `num` tracks outside it."""
-    available = split.num_ids - FIRST_TRACK_ID - int(split.lengths.max())
-    if not 1 <= num <= available:
-        raise ConfigError(
-            f"config.eval.num_candidates is {num}; with {split.num_ids - FIRST_TRACK_ID} tracks "
-            f"and sessions of up to {split.lengths.max()} it must be from 1 to {available}."
-        )
-
-
-def popularity_ranks(split: LeaveOneOut, which: str, config_eval: Any) -> Ranks:
+def popularity_ranks(split: LeaveOneOut, which: str, candidates: Candidates) -> Ranks:
     """The ranks that the most-popular baseline gives: tracks by their training count.
 
     Ties count against the target here, too.
@@ -151,7 +162,7 @@ def popularity_ranks(split: LeaveOneOut, which: str, config_eval: Any) -> Ranks:
     sampled = np.empty(split.num_sessions, np.int32)
     for start in range(0, split.num_sessions, 1024):
         rows = np.arange(start, min(start + 1024, split.num_sessions))
-        drawn = candidates(split, rows, config_eval.num_candidates, config_eval.seed)
+        drawn = candidates(rows)
         sampled[rows] = 1 + (counts[drawn] >= counts[targets[rows], None]).sum(axis=1)
     return {which: sampled, f"{which}_full": full.astype(np.int32)}
 

@@ -147,7 +147,12 @@ def skip_infonce(
     where_negatives = _broadcast_where(where_negatives, (*positions, negatives.shape[-2]))
     counted = where & where_negatives.any(axis=-1)
 
-    context, positive, negatives = _normalise(context), _normalise(positive), _normalise(negatives)
+    # What does not count is zeroed first, or its NaN would reach the gradient of what does.
+    used = where_negatives & counted[..., None]
+    used = used if own else used.any(axis=-2)
+    context = _normalise(jnp.where(counted[..., None], context, 0))
+    positive = _normalise(jnp.where(counted[..., None], positive, 0))
+    negatives = _normalise(jnp.where(used[..., None], negatives, 0))
     equation = "...d,...nd->...n" if own else "...ld,...nd->...ln"
     scores = jnp.einsum(equation, context, negatives)
     scores = jnp.concatenate([jnp.sum(context * positive, -1, keepdims=True), scores], axis=-1)

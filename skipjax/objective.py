@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from skipjax import losses, sampling, targets
 from skipjax.encoders import Encoder
 from skipjax.errors import ConfigError
-from skipjax.ids import FIRST_TRACK_ID, MASK_ID, PAD_ID
+from skipjax.ids import FIRST_TRACK_ID, MASK_ID
 
 _CHOICES = {
     "loss.context": ("track", "hidden"),
@@ -51,6 +51,11 @@ def make_objective(config: Any, encoder: Encoder) -> Callable[..., dict[str, jax
         if value not in choices:
             raise ConfigError(f"config.{field} is {value!r}; choose one of {choices}.")
     loss, draws = config.loss, config.sampling
+    if loss.negatives == "shifted" and config.train.batch_size < 2:
+        raise ConfigError(
+            "config.loss.negatives is 'shifted', which needs another session in the batch, but "
+            f"config.train.batch_size is {config.train.batch_size}."
+        )
 
     def objective(
         params: Mapping[str, Any],
@@ -103,15 +108,17 @@ def make_objective(config: Any, encoder: Encoder) -> Callable[..., dict[str, jax
             at, counts = after_first, valid[:, 1:] & has_positive[:, 1:]
             context = embedded[:, :-1]
         else:
-            context, counts = hidden, predict & positive_hidden
+            # ŷ before the first track stands for no position.
+            context, counts = hidden, predict & positive_hidden & (at > 0)
         anchor_at = jnp.maximum(at - 1, 0)
         if loss.anchors == "played":
-            counts &= (at > 0) & ~_take(skipped, anchor_at)
-        anchors = jnp.where(at > 0, _take(tracks, anchor_at), PAD_ID)
+            counts &= ~_take(skipped, anchor_at)
+        anchors = _take(tracks, anchor_at)
         positive_at = _take(positive_index, at)
 
-        draw = targets.position_uniform(contrast_key, tracks.shape)
-        random_tracks = FIRST_TRACK_ID + (draw * (len(table) - FIRST_TRACK_ID)).astype(jnp.int32)
+        random_tracks = targets.position_draws(
+            lambda key: sampling.uniform_tracks(key, (), len(table)), contrast_key, tracks.shape
+        )
         ids, mask = sampling.contrast_tracks(loss.negatives, tracks, skipped, valid, random_tracks)
         mask = sampling.contrast_mask(
             loss.negatives,

@@ -31,7 +31,8 @@ def next_hidden(
     """
     if not encoder.causal:
         tracks, valid = targets.append_mask(tracks, valid)
-    hidden = encoder.apply({"params": params["encoder"]}, params["table"][tracks], valid)
+    with jax.default_matmul_precision("highest"):
+        hidden = encoder.apply({"params": params["encoder"]}, params["table"][tracks], valid)
     last = jnp.maximum(valid.sum(axis=-1) - 1, 0)
     return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
@@ -50,9 +51,10 @@ def sampled_ranks(
     Returns:
       [B] int32, from 1 to C + 1.
     """
-    bar = _scores_of(hidden, table, target)
-    scores = jnp.einsum("bd,bcd->bc", hidden, table[candidates], precision=_PRECISION)
-    return 1 + _not_below(scores, bar).sum(axis=-1, dtype=jnp.int32)
+    # The target goes through the same sum as the others, so that equal rows give equal scores.
+    ids = jnp.concatenate([target[:, None], candidates], axis=1)
+    scores = (hidden[:, None, :] * table[ids]).sum(axis=-1)
+    return 1 + _not_below(scores[:, 1:], scores[:, 0]).sum(axis=-1, dtype=jnp.int32)
 
 
 def full_ranks(
@@ -74,7 +76,7 @@ def full_ranks(
     """
     num_ids = len(table)
     size = min(chunk_size, num_ids)
-    bar = _scores_of(hidden, table, target)
+    bar = _target_scores(hidden, table, target, size)
 
     def count(chunk, above):
         # The last chunk reaches back into the one before it rather than past the table's end.
@@ -82,7 +84,7 @@ def full_ranks(
         rows = jax.lax.dynamic_slice_in_dim(table, start, size)
         ids = start + jnp.arange(size, dtype=jnp.int32)
         fresh = ids >= jnp.maximum(chunk * size, FIRST_TRACK_ID)
-        scores = jnp.einsum("bd,vd->bv", hidden, rows, precision=_PRECISION)
+        scores = _scores(hidden, rows)
         counts = _not_below(scores, bar) & fresh[None, :] & (ids[None, :] != target[:, None])
         return above + counts.sum(axis=-1, dtype=jnp.int32)
 
@@ -90,8 +92,22 @@ def full_ranks(
     return jax.lax.fori_loop(0, chunks, count, jnp.ones(target.shape, jnp.int32))
 
 
-def _scores_of(hidden: jax.Array, table: jax.Array, target: jax.Array) -> jax.Array:
-    return jnp.einsum("bd,bd->b", hidden, table[target], precision=_PRECISION)
+def _scores(hidden: jax.Array, rows: jax.Array) -> jax.Array:
+    return jnp.einsum("bd,vd->bv", hidden, rows, precision=_PRECISION)
+
+
+def _target_scores(hidden: jax.Array, table: jax.Array, target: jax.Array, size: int) -> jax.Array:
+    """[B] scores of the targets, from products of the same shape as those of a chunk.
+
+    A sum of another shape may be taken in another order, and differ in its last bit from that of
+    an equal row: a tie would then go either way.
+    """
+    number = len(target)
+    blocks = -(-number // size)
+    padded = jnp.pad(target, (0, blocks * size - number)).reshape(blocks, size)
+    scores = jax.lax.map(lambda ids: _scores(hidden, table[ids]), padded)
+    row = jnp.arange(number)
+    return scores[row // size, row, row % size]
 
 
 def _not_below(scores: jax.Array, bar: jax.Array) -> jax.Array:

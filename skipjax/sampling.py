@@ -11,7 +11,7 @@ def uniform_tracks(key: jax.Array, shape: tuple[int, ...], num_ids: int) -> jax.
 
     Args:
       key: PRNG key.
-      shape: [K] for negatives shared by a batch, [B, K] for each session's own.
+      shape: [K] for negatives shared by a batch, [B, K] for each session's own, [] for one.
       num_ids: V, PAD and MASK included.
 
     Returns:
@@ -48,8 +48,9 @@ def contrast_tracks(
     Args:
       kind: "own" or "future": the session's skipped tracks (paper; `contrast_mask` keeps the
         later ones for "future"); "shifted": those of the next session of the batch, the last
-        one taking the first's; "random": as many `random_tracks` as the session has skips.
-      tracks, skipped, valid: [B, L].
+        one taking the first's, and none where there is no other; "random": as many
+        `random_tracks` as the session has skips.
+      tracks, skipped, valid: [B, L], empty sessions last.
       random_tracks: [B, L] int32, used by "random" alone.
 
     Returns:
@@ -57,7 +58,9 @@ def contrast_tracks(
     """
     counts = skipped & valid
     if kind == "shifted":
-        return jnp.roll(tracks, -1, axis=0), jnp.roll(counts, -1, axis=0)
+        number = valid.any(axis=1).sum()
+        following = (jnp.arange(len(tracks)) + 1) % jnp.maximum(number, 1)
+        return tracks[following], counts[following] & (number > 1)
     return (random_tracks if kind == "random" else tracks), counts
 
 

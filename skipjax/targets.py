@@ -1,5 +1,7 @@
 """What a session asks a model to predict: cloze and next-played targets."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -43,9 +45,11 @@ def cloze(key: jax.Array, valid: jax.Array, fraction: float) -> jax.Array:
     lengths = valid.sum(axis=-1, keepdims=True)
     positions = jnp.broadcast_to(jnp.arange(valid.shape[-1]), valid.shape)
     last = valid & (positions == lengths - 1)
-    draws = jnp.where(valid & ~last, position_uniform(key, valid.shape), 2.0)
+    draws = position_draws(jax.random.uniform, key, valid.shape)
+    draws = jnp.where(valid & ~last, draws, 2.0)
     order = jnp.argsort(jnp.argsort(draws, axis=-1), axis=-1)
     wanted = jnp.maximum(1, jnp.round(fraction * lengths).astype(jnp.int32))
+    wanted = jnp.minimum(wanted, _most_masked(valid.shape[-1], fraction) - 1)
     return valid & (last | (order < jnp.minimum(wanted, lengths - 1)))
 
 
@@ -60,8 +64,7 @@ def masked_positions(masked: jax.Array, fraction: float) -> jax.Array:
       [B, M] int32, in order, then positions that are not masked. M is the most that `cloze` hides
       in a session of L tracks.
     """
-    length = masked.shape[-1]
-    most = min(length, max(1, round(fraction * length)) + 1)
+    most = _most_masked(masked.shape[-1], fraction)
     return jnp.argsort(~masked, axis=-1, stable=True)[:, :most].astype(jnp.int32)
 
 
@@ -83,15 +86,27 @@ def append_mask(tracks: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Arr
     return jnp.where(at_end, MASK_ID, tracks), valid | at_end
 
 
-def position_uniform(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """[B, L] uniform draws in [0, 1), each a function of the key, its row and its position alone.
+def position_draws(
+    draw: Callable[[jax.Array], jax.Array], key: jax.Array, shape: tuple[int, int]
+) -> jax.Array:
+    """[B, L] random draws, each a function of the key, its row and its position alone.
 
     So the amount of padding, which changes B and L, changes no draw.
+
+    Args:
+      draw: from a PRNG key to a scalar.
+      key: PRNG key.
+      shape: [B, L].
     """
     rows, columns = shape
 
-    def draw(row, column):
-        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), column))
+    def at(row, column):
+        return draw(jax.random.fold_in(jax.random.fold_in(key, row), column))
 
-    over_columns = jax.vmap(draw, in_axes=(None, 0))
+    over_columns = jax.vmap(at, in_axes=(None, 0))
     return jax.vmap(over_columns, in_axes=(0, None))(jnp.arange(rows), jnp.arange(columns))
+
+
+def _most_masked(length: int, fraction: float) -> int:
+    """The most positions `cloze` hides in a session of `length` tracks."""
+    return min(length, max(1, round(fraction * length)) + 1)

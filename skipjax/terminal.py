@@ -57,8 +57,8 @@ def out() -> Console:
 
 
 def say(text: str) -> None:
-    """Prints `text` as it is."""
-    out().print(text, markup=False)
+    """Prints `text` as it is, above a progress bar if there is one."""
+    print(text, flush=True)
 
 
 def sessions_table(title: str, facts: Mapping[str, Any], min_length: int) -> Table:

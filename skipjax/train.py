@@ -64,23 +64,23 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
     encoder = make_encoder(config.model, config.data.max_length)
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
-        if workdir.exists():
+        new = not workdir.exists()
+        if not new:
             stack.enter_context(files.lock(workdir / ".lock"))
             _check_same_run(config, workdir)
-            results = _finished(config, workdir)
-            if results is not None:
-                terminal.say(f"{workdir} is finished; these are its results.")
-                _report(config, results, workdir)
-                return results
-
-        new = not workdir.exists()
         split = _load(config)
         evaluator = evaluate.Evaluator(config, encoder, split)
         train_step = step.make_train_step(config, encoder, _num_steps(config, split))
-        # Only now, so that input that cannot be used leaves nothing behind.
-        if new:
+        if new:  # made only now, so that input that cannot be used leaves nothing behind
             files.make_folder(workdir)
             stack.enter_context(files.lock(workdir / ".lock"))
+            _check_same_run(config, workdir)  # somebody else may have been here meanwhile
+        results = _finished(config, workdir)
+        if results is not None:
+            _check_same_data(results["data"], split, workdir)
+            terminal.say(f"{workdir} is finished; these are its results.")
+            _report(config, results, workdir)
+            return results
         files.write_json(workdir / "config.json", _as_json(config))
         checkpoints = Checkpoints(workdir / "checkpoints")
         stack.callback(checkpoints.close)
@@ -89,6 +89,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
         run.train()
         results = run.test()
         files.write_json(workdir / "results.json", results)
+        run.record_test(results)
         _report(config, results, workdir)
         return results
 
@@ -111,11 +112,7 @@ class _Run:
         start = checkpoints.latest_step
         if start is not None:
             progress = checkpoints.progress(start)
-            if progress["data"] != split.digest:
-                raise CheckpointError(
-                    f"{workdir} was trained on other data than config.data now gives; choose "
-                    "another --workdir."
-                )
+            _check_same_data(progress["data"], split, workdir)
             self.state = checkpoints.restore(start, self.state)
             self.history = progress["history"]
             terminal.say(f"Going on from step {start} in {workdir}.")
@@ -201,11 +198,14 @@ class _Run:
         with terminal.progress_bar() as progress:
             ranks = self.evaluator.ranks(params, "test", full=True, progress=progress)
         results |= evaluate.summarise(ranks, names)
-        popular = evaluate.popularity_ranks(self.split, "test", config.eval)
+        popular = evaluate.popularity_ranks(self.split, "test", self.evaluator.candidates)
         results |= evaluate.summarise(popular, names, prefix="baseline/popularity/")
-        numbers = {name: value for name, value in results.items() if name.startswith("test")}
-        self.writer.write(best_step, self.best_epoch, numbers)
         return results
+
+    def record_test(self, results: dict[str, Any]) -> None:
+        """Adds the test to the curves."""
+        numbers = {name: value for name, value in results.items() if name.startswith("test")}
+        self.writer.write(self.best_epoch * self.batches.steps_per_epoch, self.best_epoch, numbers)
 
 
 def _load(config: Any) -> LeaveOneOut:
@@ -301,6 +301,14 @@ def _check_same_run(config: Any, workdir: Path) -> None:
                 f"{workdir} holds a run with config.{field} = {before.get(field)!r}, not "
                 f"{now.get(field)!r}; choose another --workdir, or set it back."
             )
+
+
+def _check_same_data(digest: str, split: LeaveOneOut, workdir: Path) -> None:
+    if digest != split.digest:
+        raise CheckpointError(
+            f"{workdir} was trained on other data than config.data now gives; choose another "
+            "--workdir."
+        )
 
 
 def _finished(config: Any, workdir: Path) -> dict[str, Any] | None:

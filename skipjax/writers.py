@@ -19,11 +19,11 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: str | os.PathLike, step: int):
-        """Goes on after `step`: what an interrupted run wrote beyond it is taken back."""
+        """Goes on after `step`: what was written beyond it, or of a test, is taken back."""
         path = Path(workdir) / "metrics.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if _step_of(line) <= step]
+            kept = [line for line in lines if _stands(line, step)]
             if kept != lines:
                 write_atomically(path, "".join(kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
@@ -45,9 +45,10 @@ class MetricWriter:
         self._board.close()
 
 
-def _step_of(line: str) -> float:
-    """The step of a line; a line cut short by a crash counts as beyond any."""
+def _stands(line: str, step: int) -> bool:
+    """Whether a line stays when a run goes on after `step`; not if a crash cut it short."""
     try:
-        return json.loads(line)["step"]
+        values = json.loads(line)
+        return values["step"] <= step and not any(name.startswith("test") for name in values)
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return False

@@ -87,7 +87,7 @@ def test_positions_count_from_the_end():
             return (hidden[0, n - 1] ** 2).sum()
 
         used = np.abs(np.array(jax.grad(last)(table))).sum(axis=-1) > 0
-        assert used.tolist() == [i < n for i in range(8)]
+        assert used.tolist() == [i < n for i in range(5)]
 
 
 def test_dropout_needs_a_key_and_changes_with_it(embedded):
@@ -116,20 +116,31 @@ def test_initial_values_stay_inside_the_bound(stddev, spread, init_norms):
     np.testing.assert_allclose(params["table"].std(), spread, rtol=0.05)
 
 
-# 20 positions; four attention projections, two feed-forward ones and two norms a block; the head.
+@pytest.mark.parametrize(("causal", "trained"), [(True, 5), (False, 6)])
+def test_every_position_that_a_test_uses_is_trained(causal, trained, embedded):
+    # Sessions of up to 8 tracks: training spans of 6, the last of which a causal input lacks.
+    encoder, params = tiny(causal=causal)
+    assert params["encoder"]["positions"].shape == (trained, 16)
+    longest = jnp.zeros((1, 7 if causal else 8, 16))
+    hidden = apply(encoder, params, longest, jnp.ones(longest.shape[:2], bool))
+    assert jnp.isfinite(hidden).all()
+
+
+# Four attention projections, two feed-forward ones and two norms a block; the head. With them go
+# the 17 or 18 positions that training reaches.
 D, F = 128, 128
-PAPER = 20 * D + 2 * (4 * (D * D + D) + (D * F + F) + (F * D + D) + 2 * 2 * D) + (D * D + D)
+PAPER = 2 * (4 * (D * D + D) + (D * F + F) + (F * D + D) + 2 * 2 * D) + (D * D + D)
 D, F = 16, 16
-TINY = 20 * D + 2 * (4 * (D * D + D) + (D * F + F) + (F * D + D) + 2 * 2 * D) + (D * D + D)
+TINY = 17 * D + 2 * (4 * (D * D + D) + (D * F + F) + (F * D + D) + 2 * 2 * D) + (D * D + D)
 
 
 @pytest.mark.parametrize(
     ("name", "width", "expected"),
     [
-        ("sasrec", 128, PAPER),
-        ("sasrec_skip", 128, PAPER),
-        ("bert4rec", 128, PAPER),
-        ("bert4rec_skip", 128, PAPER),
+        ("sasrec", 128, 17 * 128 + PAPER),
+        ("sasrec_skip", 128, 17 * 128 + PAPER),
+        ("bert4rec", 128, 18 * 128 + PAPER),
+        ("bert4rec_skip", 128, 18 * 128 + PAPER),
         ("tiny", 16, TINY),
     ],
 )

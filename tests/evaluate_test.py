@@ -70,7 +70,7 @@ def test_ranks_are_the_loop(which):
     ranks = evaluate.Evaluator(config, encoder, split).ranks(params, which, full=True)
     table = np.array(params["table"])
     lengths, targets = split.held_out(which)
-    candidates = evaluate.candidates(split, np.arange(30), 20, config.eval.seed)
+    candidates = evaluate.Candidates(split, 20, config.eval.seed)(np.arange(30))
     apply = jax.jit(encoder.apply)
     for i in (0, 3, 29):
         tracks = np.zeros((1, 19), np.int32)
@@ -84,7 +84,7 @@ def test_ranks_are_the_loop(which):
 
 def test_candidates_are_distinct_tracks_outside_the_session():
     split = make_split()
-    drawn = evaluate.candidates(split, np.arange(30), 25, seed=3)
+    drawn = evaluate.Candidates(split, 25, seed=3)(np.arange(30))
     for i, row in enumerate(drawn):
         own = split.tracks[split.starts[i] : split.starts[i] + split.lengths[i]]
         assert len(set(row.tolist())) == 25
@@ -95,21 +95,23 @@ def test_candidates_are_distinct_tracks_outside_the_session():
 
 def test_candidates_depend_on_seed_and_session_id_alone():
     split = make_split()
-    drawn = evaluate.candidates(split, np.arange(30), 25, seed=3)
+    drawn = evaluate.Candidates(split, 25, seed=3)(np.arange(30))
     order = np.random.default_rng(1).permutation(30)
-    moved = evaluate.candidates(reorder(split, order), np.arange(30), 25, seed=3)
+    moved = evaluate.Candidates(reorder(split, order), 25, seed=3)(np.arange(30))
     np.testing.assert_array_equal(moved, drawn[order])
-    np.testing.assert_array_equal(
-        evaluate.candidates(split, np.array([7]), 25, seed=3)[0], drawn[7]
-    )
-    assert (evaluate.candidates(split, np.arange(30), 25, seed=4) != drawn).any()
+    # Whether they are kept, drawn again, or asked for in parts.
+    for keep_bytes in (0, 1 << 30):
+        some = evaluate.Candidates(split, 25, seed=3, keep_bytes=keep_bytes)
+        for rows in ([7], [7, 2], [0, 7, 29], [2]):
+            np.testing.assert_array_equal(some(np.array(rows)), drawn[rows])
+    assert (evaluate.Candidates(split, 25, seed=4)(np.arange(30)) != drawn).any()
 
 
 def test_candidates_are_uniform_outside_the_session():
     split = make_split()
     counts = np.zeros(split.num_ids)
     for seed in range(2000):
-        counts[evaluate.candidates(split, np.array([0]), 5, seed)[0]] += 1
+        counts[evaluate.Candidates(split, 5, seed)(np.array([0]))[0]] += 1
     own = split.tracks[split.starts[0] : split.starts[0] + split.lengths[0]]
     outside = np.setdiff1d(np.arange(2, split.num_ids), own)
     expected = 2000 * 5 / len(outside)
@@ -117,13 +119,15 @@ def test_candidates_are_uniform_outside_the_session():
     assert np.abs(counts[outside] - expected).max() < 5 * expected**0.5
 
 
-def test_all_tracks_outside_can_be_candidates():
+def test_as_many_candidates_as_there_can_be():
     split = make_split()
     longest = int(np.argmax(split.lengths))
     own = np.unique(split.tracks[split.starts[longest] :][: split.lengths[longest]])
-    num = split.num_ids - 2 - len(own)
-    drawn = evaluate.candidates(split, np.array([longest]), num, seed=0)[0]
-    assert sorted(drawn) == np.setdiff1d(np.arange(2, split.num_ids), own).tolist()
+    outside = np.setdiff1d(np.arange(2, split.num_ids), own)
+    num = split.num_ids - 2 - int(split.lengths.max())
+    drawn = evaluate.Candidates(split, num, seed=0)(np.array([longest]))[0]
+    assert len(set(drawn)) == num
+    assert set(drawn) <= set(outside)
 
 
 @pytest.mark.parametrize("num", [0, 60])
@@ -137,9 +141,10 @@ def test_impossible_numbers_of_candidates_are_named(num):
 def test_popularity_is_the_loop():
     split = make_split()
     config = tiny()
-    ranks = evaluate.popularity_ranks(split, "test", config.eval)
+    candidates = evaluate.Candidates(split, 20, config.eval.seed)
+    ranks = evaluate.popularity_ranks(split, "test", candidates)
     _, targets = split.held_out("test")
-    drawn = evaluate.candidates(split, np.arange(30), 20, config.eval.seed)
+    drawn = candidates(np.arange(30))
     for i, target in enumerate(targets):
         counts = split.train_counts
         full = reference.rank(counts, target, range(2, split.num_ids))

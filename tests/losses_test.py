@@ -143,6 +143,28 @@ def test_masked_places_change_nothing(garbage, rng):
     assert (gradient[1] == 0).all()
 
 
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e38])
+@pytest.mark.parametrize("shared", [True, False])
+def test_masked_vectors_change_nothing(garbage, shared, rng):
+    context, positive = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
+    negatives = rng.normal(size=(2, 5, 4) if shared else (2, 3, 5, 4)).astype(np.float32)
+    where = np.array([[1, 1, 0], [1, 0, 1]], bool)
+    where_negatives = np.broadcast_to(np.array([1, 1, 0, 1, 0], bool), (2, 3, 5)).copy()
+    where_negatives[0, 0] = False  # a position without negatives does not count, either
+    masks = {"where": jnp.array(where), "where_negatives": jnp.array(where_negatives)}
+    clean = [jnp.array(x) for x in (context, positive, negatives)]
+    counted = where & where_negatives.any(-1)
+    for vectors in (context, positive):
+        vectors[~counted] = garbage
+    negatives[..., [2, 4], :] = garbage
+    dirty = [jnp.array(x) for x in (context, positive, negatives)]
+    value, gradients = infonce_gradients(*dirty, **masks)
+    expected, expected_gradients = infonce_gradients(*clean, **masks)
+    np.testing.assert_array_equal(value, expected)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_nothing_counted_is_zero_with_zero_gradients(rng):
     logits = jnp.array(rng.normal(size=(3, 5)), jnp.float32)
     nothing = jnp.zeros((3, 5), bool)

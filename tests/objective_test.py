@@ -66,6 +66,8 @@ CHOICES = [
     {"loss__anchors": "played", "loss__context": "hidden"},
     {"loss__negatives": "future"},
     {"loss__negatives": "future", "loss__context": "hidden"},
+    {"loss__negatives": "shifted"},
+    {"loss__negatives": "random"},
     {"loss__polarity": "played"},
     {"loss__target": "next_played"},
     {"sampling__scope": "batch"},
@@ -77,7 +79,7 @@ CHOICES = [
 def test_objective_is_the_loop(rng, causal, choice):
     config, encoder, params, compute = make(model__causal=causal, **choice)
     batch = make_batch(rng)
-    _, cloze_key, softmax_key, _ = jax.random.split(key(), 4)
+    _, cloze_key, softmax_key, contrast_key = jax.random.split(key(), 4)
     table = np.array(params["table"], float)
     shape = (4, 9) if config.sampling.scope == "session" else (9,)
     negatives = np.array(sampling.uniform_tracks(softmax_key, shape, NUM_IDS))
@@ -91,7 +93,17 @@ def test_objective_is_the_loop(rng, causal, choice):
         inputs = jnp.where(jnp.array(masked), MASK_ID, tracks)
         encoded = encode(encoder, params, inputs, valid)
 
-    expected = {"nll": [], "infonce": []}
+    random = targets.position_draws(
+        lambda key: sampling.uniform_tracks(key, (), NUM_IDS), contrast_key, tracks.shape
+    )
+    # Session b takes what is skipped in b + 1; the fourth is empty, so the third takes the first's.
+    contrast = {
+        "shifted": [batch["tracks"][b][batch["skipped"][b]] for b in (1, 2, 0, 3)],
+        "random": [np.array(random[b])[batch["skipped"][b]] for b in range(4)],
+    }.get(config.loss.negatives, [None] * 4)
+
+    per_position = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
+    counted = {"nll": [], "infonce": []}
     for b, n in enumerate(batch["valid"].sum(axis=1)):
         at = list(range(1, n)) if causal else np.flatnonzero(masked[b]).tolist()
         found = reference.session_losses(
@@ -102,25 +114,43 @@ def test_objective_is_the_loop(rng, causal, choice):
             at=at,
             masked=None if causal else set(at),
             negatives=negatives[b],
+            contrast=contrast[b],
             kinds=config.loss,
             temperature=0.1,
         )
-        for name, values in zip(expected, found, strict=True):
-            expected[name].append(list(values.values()))
+        for name, values in zip(counted, found, strict=True):
+            after_first = causal or (name == "infonce" and config.loss.context == "track")
+            wanted = np.zeros(per_position[name].shape[1])
+            for i, value in values.items():
+                wanted[i - 1 if after_first else at.index(i)] = value
+            np.testing.assert_allclose(per_position[name][b], wanted, rtol=2e-4, atol=1e-6)
+            counted[name] += values.values()
 
-    per_position = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
     reduced = compute(params, batch, WEIGHTS, key())
-    for name, rows in expected.items():
-        for b, row in enumerate(rows):
-            got = np.array(per_position[name][b])
-            np.testing.assert_allclose(np.sort(got[got != 0]), np.sort(row), rtol=2e-4)
-        values = [value for row in rows for value in row]
-        np.testing.assert_allclose(reduced[name], np.mean(values) if values else 0, rtol=2e-4)
+    for name, values in counted.items():
+        assert values
+        np.testing.assert_allclose(reduced[name], np.mean(values), rtol=2e-4)
     np.testing.assert_allclose(
         reduced["loss"], 0.5 * reduced["infonce"] + 0.5 * reduced["nll"], rtol=1e-6
     )
-    assert any(expected["nll"])
-    assert any(expected["infonce"])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_dropout_is_on_in_training(rng, rate):
+    # The full softmax of a causal model draws nothing else.
+    *_, params, compute = make(model__dropout=rate, sampling__scope="full")
+    batch = make_batch(rng)
+    one, other = (
+        float(compute(params, batch, WEIGHTS, jax.random.key(seed))["nll"]) for seed in (1, 2)
+    )
+    assert (one != other) == (rate > 0)
+    quiet = float(compute(params, batch, WEIGHTS, key(), deterministic=True)["nll"])
+    assert (quiet == one) == (rate == 0)
+
+
+def test_shifted_negatives_need_another_session():
+    with pytest.raises(ConfigError, match=r"'shifted', which needs .*batch_size is 1"):
+        make(loss__negatives="shifted", train__batch_size=1)
 
 
 @pytest.mark.parametrize("causal", [True, False])

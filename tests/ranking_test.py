@@ -1,4 +1,7 @@
 import importlib
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +10,8 @@ import pytest
 import reference
 
 from skipjax import encoders, ranking
+
+ROOT = Path(__file__).parent.parent
 
 
 def scores(rng, ties):
@@ -51,6 +56,39 @@ def test_ties_and_nan_count_against_the_target():
     assert ranking.full_ranks(hidden, table, target, chunk_size=4).tolist() == [4]
     assert ranking.sampled_ranks(hidden, table, target, others).tolist() == [4]
     assert ranking.full_ranks(hidden * jnp.nan, table, target, chunk_size=4).tolist() == [4]
+
+
+@pytest.mark.parametrize("case", ["all the same", "in pairs"])
+def test_equal_rows_tie_whatever_the_order_of_summation(case, rng):
+    """In a process of its own, as compiled for users: sums of 128 floats depend on their order."""
+    program = f"""
+import jax, numpy as np
+from skipjax import ranking
+rng = np.random.default_rng(0)
+pairs = {case == "in pairs"}
+hidden = rng.normal(size=(96, 128)).astype(np.float32)
+table = np.repeat(rng.normal(size=(500 if pairs else 1, 128)), 2 if pairs else 1000, axis=0)
+table = table.astype(np.float32)
+target = rng.integers(2, 1000, size=96).astype(np.int32)
+twin = target ^ 1
+real = np.arange(2, 1000)
+others = np.stack([rng.permutation(real[(real | 1) != (t | 1)])[:300] for t in target])
+others[:, 7] = twin
+scores = hidden.astype(float) @ table.T.astype(float)
+bar = np.take_along_axis(scores, target[:, None], 1)
+above = scores > bar + 1e-4 * (1 if pairs else 1e9)
+for size in (7, 64, 96, 512, 1000, 4000):
+    full = jax.jit(lambda *a: ranking.full_ranks(*a, chunk_size=size))(hidden, table, target)
+    expected = 1 + above[:, 2:].sum(1) + (1 if pairs else 997)
+    np.testing.assert_array_equal(full, expected)
+sampled = jax.jit(ranking.sampled_ranks)(hidden, table, target, others.astype(np.int32))
+expected = 1 + np.take_along_axis(above, others, 1).sum(1) + (1 if pairs else 300)
+np.testing.assert_array_equal(sampled, expected)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_array_of_sessions_by_tracks():

@@ -56,7 +56,9 @@ def metric(name, ranks):
     return sum(values) / len(values)
 
 
-def session_losses(hidden, table, tracks, skipped, *, at, masked, negatives, kinds, temperature):
+def session_losses(
+    hidden, table, tracks, skipped, *, at, masked, negatives, contrast, kinds, temperature
+):
     """NLL and InfoNCE of one session without padding, {position: value}, loop by loop.
 
     Args:
@@ -66,6 +68,7 @@ def session_losses(hidden, table, tracks, skipped, *, at, masked, negatives, kin
       at: positions the encoder is asked for.
       masked: positions behind MASK, or None for a causal encoder.
       negatives: ids drawn for the softmax.
+      contrast: ids to push away, where the session's own skips are not what is pushed.
       kinds: config.loss.
     """
     n = len(tracks)
@@ -87,25 +90,24 @@ def session_losses(hidden, table, tracks, skipped, *, at, masked, negatives, kin
     infonce_by_position = {}
     for i in range(1, n) if kinds.context == "track" else at:
         p = played_from[i]
-        if p is None or (kinds.context == "hidden" and not hidden_from_input(p)):
+        if i == 0 or p is None or (kinds.context == "hidden" and not hidden_from_input(p)):
             continue
-        if kinds.anchors == "played" and (i == 0 or skipped[i - 1]):
+        if kinds.anchors == "played" and skipped[i - 1]:
             continue
-        anchor = tracks[i - 1] if i else None
-        pushed = [
-            j
-            for j in range(n)
-            if skipped[j]
-            and tracks[j] not in (anchor, tracks[p])
-            and (kinds.negatives != "future" or j >= i)
-        ]
+        anchor = tracks[i - 1]
+        if kinds.negatives in ("own", "future"):
+            start = i if kinds.negatives == "future" else 0
+            pushed = [tracks[j] for j in range(start, n) if skipped[j]]
+        else:
+            pushed = contrast
+        pushed = [v for v in pushed if v not in (anchor, tracks[p])]
         if not pushed:
             continue
         context = table[anchor] if kinds.context == "track" else hidden[i]
         infonce_by_position[i] = infonce(
             context,
             table[tracks[p]],
-            [table[tracks[j]] for j in pushed],
+            [table[v] for v in pushed],
             [True] * len(pushed),
             temperature,
         )

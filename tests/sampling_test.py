@@ -43,7 +43,18 @@ def test_contrast_tracks():
     assert pushed("random") == [[20], [23], [24]]
 
 
-@pytest.mark.parametrize("kind", ["own", "future"])
+def test_shifted_skips_come_from_another_real_session():
+    tracks = jnp.array([[2, 3], [4, 5], [0, 0]])
+    valid = tracks > 0
+    skipped = jnp.array([[True, False], [False, True], [False, False]])
+    ids, counts = sampling.contrast_tracks("shifted", tracks, skipped, valid, tracks)
+    assert ids[:2].tolist() == [[4, 5], [2, 3]]
+    assert counts[:2].tolist() == [[False, True], [True, False]]
+    alone = sampling.contrast_tracks("shifted", tracks[1:], skipped[1:], valid[1:], tracks[1:])
+    assert not alone[1][0].any()
+
+
+@pytest.mark.parametrize("kind", ["own", "future", "shifted", "random"])
 def test_contrast_mask_is_the_loop(kind, rng):
     ids = rng.integers(2, 8, size=(3, 5))
     counts = rng.random((3, 5)) < 0.6

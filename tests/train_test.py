@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -142,6 +143,7 @@ def test_more_epochs_go_on_where_fewer_ended(make, tmp_path):
     longer = train.train_and_evaluate(make(train__num_epochs=3), tmp_path / "more")
     assert longer == straight
     assert longer["epochs"] == 3
+    assert lines(tmp_path / "more") == lines(tmp_path / "straight")
 
 
 @pytest.mark.parametrize(
@@ -190,8 +192,10 @@ def test_other_data_under_the_same_config_is_refused(make, tmp_path):
     write(0)
     train.train_and_evaluate(make(**changes), tmp_path / "run")
     write(1)
-    with pytest.raises(CheckpointError, match=r"trained on other data .* choose another --workdir"):
-        train.train_and_evaluate(make(**{**changes, "train__num_epochs": 2}), tmp_path / "run")
+    for epochs in (1, 2):  # whether it is finished or has more to do
+        changes["train__num_epochs"] = epochs
+        with pytest.raises(CheckpointError, match=r"other data .* choose another --workdir"):
+            train.train_and_evaluate(make(**changes), tmp_path / "run")
 
 
 def test_the_best_epoch_outlives_newer_ones_and_is_tested(make, tmp_path, monkeypatch):
@@ -307,14 +311,14 @@ def test_kill_in_a_process_of_its_own(make, tmp_path, cache):
     ]
     straight = subprocess.run([*command, f"--workdir={tmp_path}/a"], capture_output=True)
     assert straight.returncode == 0, straight.stderr
-    for wait in (4, 6, 8):
+    for number in (1, 4, 9):  # killed as soon as that checkpoint is there, or a while later
         shutil.rmtree(tmp_path / "b", ignore_errors=True)
         process = subprocess.Popen([*command, f"--workdir={tmp_path}/b"], stdout=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=wait)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        while process.poll() is None and not (tmp_path / "b/checkpoints" / str(number)).exists():
+            time.sleep(0.01)
+        time.sleep(0.05 * number)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
         again = subprocess.run([*command, f"--workdir={tmp_path}/b"], capture_output=True)
         assert again.returncode == 0, again.stderr
         a, b = (json.loads((tmp_path / n / "results.json").read_text()) for n in "ab")

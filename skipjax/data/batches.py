@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from skipjax.data.split import HELD_OUT, LeaveOneOut
+from skipjax.data.split import LeaveOneOut
 from skipjax.errors import ConfigError
-from skipjax.ids import PAD_ID
+from skipjax.ids import HELD_OUT, PAD_ID
 
 Batch = dict[str, np.ndarray]
 T = TypeVar("T")

@@ -9,9 +9,7 @@ import pyarrow as pa
 from skipjax.data.sessions import Sessions
 from skipjax.data.spool import hash_ids
 from skipjax.errors import ConfigError, DataError
-from skipjax.ids import FIRST_TRACK_ID
-
-HELD_OUT = 2  # tracks at the end of each session that training never sees
+from skipjax.ids import FIRST_TRACK_ID, HELD_OUT
 
 
 @dataclasses.dataclass(frozen=True)
