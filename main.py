@@ -1,5 +1,6 @@
 """Trains and tests one model: python main.py --config=configs/sasrec_skip.py."""
 
+import os
 import sys
 
 from absl import app, flags, logging
@@ -22,7 +23,7 @@ def main(argv):
     # Imported here, so that --help and a misspelt flag answer at once.
     from skipjax.train import train_and_evaluate
 
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of what is raised anyway
     config = _CONFIG.value
     train_and_evaluate(config, _WORKDIR.value or f"runs/{config.name}-{config.data.source}")
 
@@ -33,6 +34,10 @@ if __name__ == "__main__":
     except SkipjaxError as error:
         print(f"skipjax: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read the output has gone, as in `| head`; nor can it be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
-        print("skipjax: interrupted; the same command goes on from there.", file=sys.stderr)
+        print("skipjax: interrupted; the same command goes on from the last save.", file=sys.stderr)
         sys.exit(130)

@@ -104,6 +104,7 @@ def _print(facts: dict[str, Any]) -> None:
         epochs = f"{result['best_epoch']}/{result['epochs']}"
         table.add_row(arm, *numbers, epochs, f"{result['seconds']:.0f}")
     console = Console(highlight=False)
+    console.width = max(console.width, 100)  # a pipe counts as 80, too few for the table
     console.print(table)
     console.print("HR@1 to NDCG@10 among sampled candidates, the rest among all tracks; best epoch")
     console.print(f"seed {first['seed']}; {described(facts)}")

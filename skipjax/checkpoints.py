@@ -1,5 +1,6 @@
 """Checkpoints of a run: the only door to orbax."""
 
+import copy
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -59,7 +60,9 @@ class Checkpoints:
         self._best.step = best_step
         step = int(state.step)
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+            state=ocp.args.StandardSave(state),
+            # A copy: it is written in the background, while the caller's may change.
+            progress=ocp.args.JsonSave(copy.deepcopy(progress)),
         )
         try:
             saved = self._manager.save(step, args=args)

@@ -9,6 +9,7 @@ from skipjax.errors import ConfigError
 _LIMITS = {
     "seed": (0, 2**31 - 1),
     "data.num_sessions": (0, math.inf),
+    "data.min_length": (4, math.inf),  # two tracks to learn from, and two held out
     "data.max_length": (4, math.inf),
     "model.width": (1, math.inf),
     "model.num_layers": (1, math.inf),
@@ -48,8 +49,8 @@ def check_limits(config: Any) -> None:
         value = config
         for part in field.split("."):
             value = value[part]
-        if not low <= value <= high:
-            wanted = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        if not (math.isfinite(value) and low <= value <= high):
+            wanted = f"finite and at least {low}" if high == math.inf else f"from {low} to {high}"
             raise ConfigError(f"config.{field} is {value}; it must be {wanted}.")
     if not config.loss.alpha and not config.loss.beta:
         raise ConfigError("config.loss.alpha and config.loss.beta are both 0: nothing to learn.")

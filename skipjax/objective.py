@@ -39,8 +39,8 @@ def make_objective(config: Any, encoder: Encoder) -> Callable[..., dict[str, jax
       `batch` holds the training spans alone, `tracks` [B, L] int32, `skipped` and `valid` [B, L]
       bool, padded on the right. It returns `loss`, `nll` and `infonce`: scalars, or, with
       `reduce_fn=None`, one value per position without `loss`: nll [B, P] and infonce [B, Q].
-      P and Q are the L - 1 positions after the first, or, in a bidirectional encoder, the
-      positions behind MASK.
+      P is the L - 1 positions after the first, or, in a bidirectional encoder, the positions behind
+      MASK. Q is L - 1 if the context is "track", else P.
 
     Raises:
       ConfigError: a field with an impossible value.

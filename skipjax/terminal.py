@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -63,7 +64,7 @@ def say(text: str) -> None:
 
 def sessions_table(title: str, facts: Mapping[str, Any], min_length: int) -> Table:
     """The facts of `Sessions.summary`, under the names that the paper uses."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=escape(title), title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name in ("sessions", "events", "tracks"):
@@ -88,7 +89,7 @@ def results_table(title: str, results: Mapping[str, float], names: tuple[str, ..
       results: of `train_and_evaluate`.
       names: canonical names of metrics.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("ranked among")
     table.add_column("metric")
     for column in ("model", "most popular", "ratio"):

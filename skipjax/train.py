@@ -1,7 +1,6 @@
 """The training loop: epochs, selection on validation, resuming, and the final test."""
 
 import contextlib
-import json
 import math
 import os
 import time
@@ -17,23 +16,11 @@ from skipjax.data import sources
 from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
 from skipjax.data.split import LeaveOneOut, leave_one_out
 from skipjax.encoders import make_encoder
-from skipjax.errors import CheckpointError, DivergedError
+from skipjax.errors import DivergedError
 from skipjax.limits import check_limits
+from skipjax.workdir import as_json, check_same_data, check_same_run, finished
 
 SELECTION = "hr@10"  # of validation, under the fixed candidates; the same rule for every arm
-
-# Fields that change how long a run goes on, where things lie or what is printed, but no result.
-_MAY_CHANGE = {
-    "data.path",  # what lies there must be the same: the data's digest is compared
-    "data.cache_dir",
-    "train.num_epochs",
-    "train.patience",
-    "train.log_every_steps",
-    "train.checkpoint_every_steps",
-    "eval.batch_size",
-    "eval.chunk_size",
-    "eval.metrics",
-}
 
 
 def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any]:
@@ -62,26 +49,27 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
     for name in config.eval.metrics:
         metrics.canonical(name)
     encoder = make_encoder(config.model, config.data.max_length)
+    step.make_train_step(config, encoder, num_steps=1)  # names a wrong choice before data is read
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         new = not workdir.exists()
         if not new:
             stack.enter_context(files.lock(workdir / ".lock"))
-            _check_same_run(config, workdir)
+            check_same_run(config, workdir)
         split = _load(config)
         evaluator = evaluate.Evaluator(config, encoder, split)
         train_step = step.make_train_step(config, encoder, _num_steps(config, split))
         if new:  # made only now, so that input that cannot be used leaves nothing behind
             files.make_folder(workdir)
             stack.enter_context(files.lock(workdir / ".lock"))
-            _check_same_run(config, workdir)  # somebody else may have been here meanwhile
-        results = _finished(config, workdir)
+            check_same_run(config, workdir)  # somebody else may have been here meanwhile
+        results = finished(config, workdir)
         if results is not None:
-            _check_same_data(results["data"], split, workdir)
+            check_same_data(results["data"], split.digest, workdir)
             terminal.say(f"{workdir} is finished; these are its results.")
             _report(config, results, workdir)
             return results
-        files.write_json(workdir / "config.json", _as_json(config))
+        files.write_json(workdir / "config.json", as_json(config))
         checkpoints = Checkpoints(workdir / "checkpoints")
         stack.callback(checkpoints.close)
         run = _Run(config, workdir, split, encoder, evaluator, checkpoints, train_step)
@@ -112,7 +100,7 @@ class _Run:
         start = checkpoints.latest_step
         if start is not None:
             progress = checkpoints.progress(start)
-            _check_same_data(progress["data"], split, workdir)
+            check_same_data(progress["data"], split.digest, workdir)
             self.state = checkpoints.restore(start, self.state)
             self.history = progress["history"]
             terminal.say(f"Going on from step {start} in {workdir}.")
@@ -186,7 +174,7 @@ class _Run:
             "seed": config.seed,
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
-            "stopped_early": self.stopped_early,
+            "stopped_early": self.stopped_early and len(self.history) < config.train.num_epochs,
             "split": "leave-one-out",
             "sessions": self.split.num_sessions,
             "tracks": self.split.num_ids - evaluate.FIRST_TRACK_ID,
@@ -221,7 +209,9 @@ def _load(config: Any) -> LeaveOneOut:
     )
     short = sessions.info.get("left_out", {}).get("sessions", 0)
     if short:
-        split.left_out[f"shorter than {data.min_length} tracks"] += short
+        least = sessions.info["options"]["min_length"]
+        reason = f"shorter than {least} tracks"
+        split.left_out[reason] = split.left_out.get(reason, 0) + short
     terminal.say(_facts(split, config))
     return split
 
@@ -266,59 +256,3 @@ def _report(config: Any, results: dict[str, Any], workdir: Path) -> None:
         ("config.json", "the configuration"),
     ):
         terminal.say(f"{workdir / name}{'/' * name.endswith('/')}  {what}")
-
-
-def _as_json(config: Any) -> dict[str, Any]:
-    return json.loads(config.to_json())
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        flat |= {f"{prefix}{name}": value} if inner is None else inner
-    return flat
-
-
-def _check_same_run(config: Any, workdir: Path) -> None:
-    """Refuses to go on in `workdir` with a field that would change the result."""
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    try:
-        before = _flat(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); choose another --workdir."
-        ) from None
-    now = _flat(_as_json(config))
-    may_change = set(_MAY_CHANGE)
-    if config.optimizer.decay != "constant":
-        may_change.remove("train.num_epochs")  # the decay ends with it
-    for field in sorted((before.keys() | now.keys()) - may_change):
-        if before.get(field) != now.get(field):
-            raise CheckpointError(
-                f"{workdir} holds a run with config.{field} = {before.get(field)!r}, not "
-                f"{now.get(field)!r}; choose another --workdir, or set it back."
-            )
-
-
-def _check_same_data(digest: str, split: LeaveOneOut, workdir: Path) -> None:
-    if digest != split.digest:
-        raise CheckpointError(
-            f"{workdir} was trained on other data than config.data now gives; choose another "
-            "--workdir."
-        )
-
-
-def _finished(config: Any, workdir: Path) -> dict[str, Any] | None:
-    """The results of a run that has nothing left to do."""
-    path = workdir / "results.json"
-    if not path.exists():
-        return None
-    results = json.loads(path.read_text(encoding="utf-8"))
-    stale = results["epochs"] - results["best_epoch"] < config.train.patience
-    if results["epochs"] < config.train.num_epochs and stale:
-        return None
-    missing = [n for n in config.eval.metrics if f"test/{metrics.canonical(n)}" not in results]
-    return None if missing else results

@@ -19,7 +19,7 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: str | os.PathLike, step: int):
-        """Goes on after `step`: what was written beyond it, or of a test, is taken back."""
+        """Goes on after `step`: lines written beyond it, or of a test, are taken back."""
         path = Path(workdir) / "metrics.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -49,6 +49,10 @@ def _stands(line: str, step: int) -> bool:
     """Whether a line stays when a run goes on after `step`; not if a crash cut it short."""
     try:
         values = json.loads(line)
-        return values["step"] <= step and not any(name.startswith("test") for name in values)
+        return (
+            line.endswith("\n")
+            and values["step"] <= step
+            and not any(name.startswith("test") for name in values)
+        )
     except (ValueError, KeyError, TypeError):
         return False

@@ -36,7 +36,6 @@ def run(arguments: Sequence[str]) -> None:
             progress=progress,
         )
         size = sum(path.stat().st_size for path in written)
-    out = terminal.out()
     what = "1 log file" if len(written) == 1 else f"{len(written)} log files"
-    out.print(f"{args.out}: {what} of synthetic sessions, {size / 1e6:.1f} MB. To prepare them:")
-    out.print(f"  python -m skipjax prepare mssd {args.out} --out DIR", markup=False)
+    terminal.say(f"{args.out}: {what} of synthetic sessions, {size / 1e6:.1f} MB. To prepare them:")
+    terminal.say(f"  python -m skipjax prepare mssd {args.out} --out DIR")

@@ -180,4 +180,4 @@ def _number_type(kind: pa.DataType) -> np.dtype:
     """What a column is kept as: codes of texts and days of dates are int32."""
     if _is_text(kind) or pa.types.is_date32(kind):
         return np.dtype(np.int32)
-    return np.dtype(np.bool_ if pa.types.is_boolean(kind) else kind.to_pandas_dtype())
+    return np.dtype(np.bool_) if pa.types.is_boolean(kind) else pa.array([], kind).to_numpy().dtype

@@ -44,6 +44,11 @@ def load(data: Any, *, progress: Progress | None = None) -> Sessions:
             "--config.data.path to where the data lies."
         )
     if data.source == "prepared":
+        if data.num_sessions:
+            raise ConfigError(
+                f"config.data.num_sessions is {data.num_sessions}, but prepared data is taken "
+                "whole; sample it when it is prepared, with --sessions."
+            )
         return Sessions.open(data.path)
 
     options = {

@@ -1,0 +1,82 @@
+"""Whether a folder that holds a run may be gone on with, or is done."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from skipjax import metrics
+from skipjax.errors import CheckpointError
+
+# Fields that change how long a run goes on, where things lie or what is printed, but no result.
+_MAY_CHANGE = {
+    "data.path",  # what lies there must be the same: the data's digest is compared
+    "data.cache_dir",
+    "train.num_epochs",
+    "train.patience",
+    "train.log_every_steps",
+    "train.checkpoint_every_steps",
+    "eval.batch_size",
+    "eval.chunk_size",
+    "eval.metrics",
+}
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """The config as nested dictionaries of what JSON can hold."""
+    return json.loads(config.to_json())
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        flat |= {f"{prefix}{name}": value} if inner is None else inner
+    return flat
+
+
+def check_same_run(config: Any, workdir: Path) -> None:
+    """Refuses to go on in `workdir` with a field that would change the result."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        before = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); choose another --workdir."
+        ) from None
+    now = _flat(as_json(config))
+    may_change = set(_MAY_CHANGE)
+    if config.optimizer.decay != "constant":
+        may_change.remove("train.num_epochs")  # the decay ends with it
+    for field in sorted((before.keys() | now.keys()) - may_change):
+        if before.get(field) != now.get(field):
+            raise CheckpointError(
+                f"{workdir} holds a run with config.{field} = {before.get(field)!r}, not "
+                f"{now.get(field)!r}; choose another --workdir, or set it back."
+            )
+
+
+def check_same_data(before: str, now: str, workdir: Path) -> None:
+    """Refuses to go on with data of another digest."""
+    if before != now:
+        raise CheckpointError(
+            f"{workdir} was trained on other data than config.data now gives; choose another "
+            "--workdir."
+        )
+
+
+def finished(config: Any, workdir: Path) -> dict[str, Any] | None:
+    """The results of a run that has nothing left to do."""
+    path = workdir / "results.json"
+    if not path.exists():
+        return None
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); remove it.") from None
+    stale = results["epochs"] - results["best_epoch"] < config.train.patience
+    if results["epochs"] < config.train.num_epochs and stale:
+        return None
+    missing = [n for n in config.eval.metrics if f"test/{metrics.canonical(n)}" not in results]
+    return None if missing else results
