@@ -62,7 +62,9 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             # A copy: it is written in the background, while the caller's may change.
-            progress=ocp.args.JsonSave(copy.deepcopy(progress)),
+            progress=ocp.args.JsonSave(
+                {"progress": copy.deepcopy(progress), "leaves": _described(state)}
+            ),
         )
         try:
             saved = self._manager.save(step, args=args)
@@ -75,8 +77,7 @@ class Checkpoints:
 
     def progress(self, step: int) -> dict[str, Any]:
         """The `progress` saved with `step`."""
-        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        return self._restore(step, args)["progress"]
+        return self._json(step)["progress"]
 
     def restore(self, step: int, like: Any) -> Any:
         """The state saved at `step`, with the structure, shapes and dtypes of `like`.
@@ -84,9 +85,20 @@ class Checkpoints:
         Raises:
           CheckpointError: it cannot be read, or is of another shape.
         """
+        saved, wanted = self._json(step)["leaves"], _described(like)
+        for leaf in sorted(saved.keys() | wanted.keys()):
+            if saved.get(leaf) != wanted.get(leaf):
+                raise CheckpointError(
+                    f"{self._folder / str(step)} holds {saved.get(leaf, 'nothing')} as {leaf}, but "
+                    f"this run has {wanted.get(leaf, 'nothing')}; choose another --workdir."
+                )
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
         return self._restore(step, args)["state"]
+
+    def _json(self, step: int) -> dict[str, Any]:
+        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+        return self._restore(step, args)["progress"]
 
     def _restore(self, step: int, args: Any) -> Any:
         try:
@@ -111,3 +123,9 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _described(state: Any) -> dict[str, str]:
+    """Dtype and shape of each leaf, such as "float32[3, 2]"."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}

@@ -216,3 +216,13 @@ def test_two_processes_that_make_the_same_both_get_it(data):
     outputs = [process.communicate(timeout=60)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0]
     assert outputs[0] == outputs[1] == sources.load(data).digest + "\n"
+
+
+def test_prepared_data_is_taken_whole(data, tmp_path):
+    sources.load(data)
+    (folder,) = (tmp_path / "cache").iterdir()
+    data.source, data.path = "prepared", str(folder)
+    assert sources.load(data).num_sessions == 60
+    data.num_sessions = 20
+    with pytest.raises(ConfigError, match=r"num_sessions is 20, but prepared data is taken whole"):
+        sources.load(data)
