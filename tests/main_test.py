@@ -57,6 +57,18 @@ def test_from_nothing_to_results_and_again(tmp_path):
     assert "config.seed = 0, not 1" in refused.stderr
 
 
+@pytest.mark.slow
+def test_the_main_job_beats_most_popular(tmp_path):
+    """The README's first command, as it stands."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    done = run("--config=configs/sasrec_skip.py", cwd=tmp_path, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    found = (tmp_path / "runs" / "sasrec_skip-track-demo" / "results.json").read_text()
+    results = json.loads(found)
+    popular = results["baseline/popularity/test_full/hr@10"]
+    assert results["test_full/hr@10"] >= 2 * popular > 0
+
+
 def test_mssd_from_logs_to_results(tmp_path):
     logs = tmp_path / "logs"
     made = subprocess.run(
