@@ -440,3 +440,8 @@ class TestKuaiRand:
         assert listening(sessions) == kept
         assert sessions.info["left_out"] == left_out
         assert listening(Sessions.open(tmp_path / "out")) == kept
+
+
+def test_one_column_cannot_be_session_and_track():
+    with pytest.raises(ConfigError, match="session_column and track_column are both 'user'"):
+        table.Columns("user", "user", time_column="time", skip_column="skipped")

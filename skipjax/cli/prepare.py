@@ -1,6 +1,7 @@
 """``python -m skipjax prepare``: raw listening logs to a folder of sessions."""
 
 import argparse
+import shlex
 import time
 from collections.abc import Sequence
 
@@ -118,7 +119,7 @@ def _report(sessions: Sessions, args: argparse.Namespace, seconds: float) -> Non
     out.print(f"Prepared in {seconds:.1f} s. To train on it:", markup=False)
     out.print(
         "  python main.py --config=configs/sasrec_skip.py --config.data.source=prepared "
-        f"--config.data.path={args.out}",
+        f"--config.data.path={shlex.quote(args.out)}",
         markup=False,
     )
     if args.sessions > facts["sessions"]:

@@ -62,6 +62,10 @@ class Columns:
         for name in ("session_column", "track_column"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; name the column.")
+        if self.session_column == self.track_column:
+            raise ConfigError(
+                f"session_column and track_column are both {self.track_column!r}; name two columns."
+            )
         taken = {"session_id", "track_id", "order", "level", "length"}
         for name in self.context_columns:
             if name in taken:
