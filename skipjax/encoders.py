@@ -1,5 +1,7 @@
 """The session encoder: one Transformer, causal like SASRec or bidirectional like BERT4Rec."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +13,76 @@ from skipjax.ids import HELD_OUT
 
 _ACTIVATIONS = {"relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False)}
 _POSITIONS = ("from_end", "absolute")
+
+_Move = Callable[[jax.Array], jax.Array]
+
+
+class Attention(nn.Module):
+    """Multi-head attention of sessions to themselves, where only valid positions are projected."""
+
+    num_heads: int
+    dropout: float
+    deterministic: bool
+    initializer: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, pack: _Move, unpack: _Move) -> jax.Array:
+        """x [..., D] as `pack` gives it and mask [B, 1, L, L] to [..., D]."""
+        width = x.shape[-1]
+        heads = (self.num_heads, width // self.num_heads)
+
+        def dense(name, features, axis=-1):
+            return nn.DenseGeneral(
+                features,
+                axis=axis,
+                kernel_init=self.initializer,
+                bias_init=self.initializer,
+                name=name,
+            )
+
+        query, key, value = (unpack(dense(name, heads)(x)) for name in ("query", "key", "value"))
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(heads[1]), key)
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+        weights = Dropout(self.dropout, self.deterministic)(nn.softmax(scores))
+        attended = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        return dense("out", width, axis=(-2, -1))(pack(attended))
+
+
+class Dropout(nn.Module):
+    """Zeroes values at random and scales up the rest.
+
+    As `nn.Dropout`, but with 16 random bits a value instead of 32, as making them is a good part
+    of a step's time. So the rate is a multiple of 2^-16.
+    """
+
+    rate: float
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x of any shape to the same."""
+        dropped = round(self.rate * 2**16)
+        if self.deterministic or not dropped:
+            return x
+        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16)
+        return jnp.where(bits >= dropped, x * (2**16 / (2**16 - dropped)), 0)
+
+
+def _packing(valid: jax.Array, num_tokens: int | None) -> tuple[_Move, _Move]:
+    """[B, L, ...] to [num_tokens, ...], the valid positions first, and back."""
+    if num_tokens is None:
+        return (lambda x: x), (lambda x: x)
+    number = valid.size
+    position = jnp.nonzero(valid.reshape(-1), size=num_tokens, fill_value=number)[0]
+    token = jnp.where(valid, jnp.cumsum(valid.reshape(-1)).reshape(valid.shape) - 1, num_tokens)
+
+    def pack(x):
+        return x.reshape(number, *x.shape[2:]).at[position].get(mode="fill", fill_value=0)
+
+    def unpack(x):
+        return x.at[token].get(mode="fill", fill_value=0)
+
+    return pack, unpack
 
 
 class Encoder(nn.Module):
@@ -49,20 +121,28 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, embedded: jax.Array, valid: jax.Array, *, deterministic: bool = True
+        self,
+        embedded: jax.Array,
+        valid: jax.Array,
+        *,
+        num_tokens: int | None = None,
+        deterministic: bool = True,
     ) -> jax.Array:
         """Encodes sessions padded on the right.
 
         Args:
           embedded: [B, L, D] embeddings of tracks, L ≤ max_length.
           valid: [B, L] bool, not padding. Padding is never attended to.
+          num_tokens: at least as many as are valid: then only so many positions are worked on,
+            whatever L is, and `hidden` is 0 at the padded ones.
           deterministic: no dropout; otherwise a "dropout" PRNG key is needed.
 
         Returns:
           `hidden` [B, L, D]; what stands at padded positions means nothing.
         """
         length, width = embedded.shape[1:]
-        dropout = nn.Dropout(self.dropout, deterministic=deterministic)
+        pack, unpack = _packing(valid, num_tokens)
+        dropout = Dropout(self.dropout, deterministic)
         table = self.param("positions", self.initializer, (self.num_positions, width))
         places = jnp.broadcast_to(jnp.arange(length), valid.shape)
         if self.positions == "from_end":
@@ -72,15 +152,13 @@ class Encoder(nn.Module):
         if self.causal:
             mask = nn.combine_masks(mask, nn.make_causal_mask(valid, dtype=bool), dtype=bool)
 
-        x = dropout(embedded + table[places])
+        x = dropout(pack(embedded) + table[pack(places)])
         for layer in range(self.num_layers):
-            attend = nn.MultiHeadDotProductAttention(
-                num_heads=self.num_heads,
-                dropout_rate=self.dropout,
-                broadcast_dropout=False,
-                deterministic=deterministic,
-                kernel_init=self.initializer,
-                bias_init=self.initializer,
+            attend = Attention(
+                self.num_heads,
+                self.dropout,
+                deterministic,
+                self.initializer,
                 name=f"attention_{layer}",
             )
 
@@ -90,14 +168,17 @@ class Encoder(nn.Module):
                 return self._dense(width, f"feedforward_{layer}_out")(x)
 
             for branch, name in (
-                (lambda x, attend=attend: attend(x, mask=mask), f"norm_{layer}_attention"),
+                (
+                    lambda x, attend=attend: attend(x, mask, pack, unpack),
+                    f"norm_{layer}_attention",
+                ),
                 (feed_forward, f"norm_{layer}_feedforward"),
             ):
                 norm = self._norm(name)
                 x = x + dropout(branch(norm(x))) if self.pre_norm else norm(x + dropout(branch(x)))
         if self.pre_norm:
             x = self._norm("norm_last")(x)
-        return nn.gelu(self._dense(width, "head")(x), approximate=False)
+        return unpack(nn.gelu(self._dense(width, "head")(x), approximate=False))
 
     def _dense(self, width: int, name: str) -> nn.Dense:
         return nn.Dense(width, kernel_init=self.initializer, bias_init=self.initializer, name=name)
@@ -160,7 +241,10 @@ def init_params(key: jax.Array, encoder: Encoder, num_ids: int, width: int) -> d
     variables = encoder.init(encoder_key, embedded, jnp.ones(embedded.shape[:2], bool))
     return {
         "encoder": variables["params"],
-        "table": encoder.initializer(table_key, (num_ids, width), jnp.float32),
+        # Compiled, or each of its steps would leave an array of the table's size behind.
+        "table": jax.jit(encoder.initializer, static_argnums=(1, 2))(
+            table_key, (num_ids, width), jnp.float32
+        ),
     }
 
 

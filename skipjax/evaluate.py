@@ -1,5 +1,6 @@
 """Sampled and full ranking of held-out tracks, by a model and by popularity."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,41 +17,44 @@ from skipjax.ids import FIRST_TRACK_ID
 Ranks = dict[str, np.ndarray]
 Progress = Callable[[int, int, str], None]
 
+_AHEAD = 2  # batches that the device may have before it, so that it need not wait for the host
+
 
 class Evaluator:
     """Ranks the held-out track of every session.
 
-    Against sampled candidates, and, where asked for, against the whole catalogue. The result does
-    not depend on `config.eval.batch_size`, `config.eval.chunk_size` or the order of sessions,
-    except where two scores differ by no more than float32 rounding.
+    Against sampled candidates, and, where asked for, against the whole catalogue. On a CPU the
+    result depends on neither `config.eval.batch_size`, `config.eval.chunk_size` nor the order of
+    sessions; on other devices only where two scores differ by no more than float32 rounding.
     """
 
     def __init__(self, config: Any, encoder: Encoder, split: LeaveOneOut):
         """
+        Args:
+          config: as `configs/common.py`, and within its limits.
+          encoder: what the parameters given to `ranks` belong to.
+          split: the data.
+
         Raises:
-          ConfigError: a field with an impossible value.
+          ConfigError: an unknown metric, or more candidates than there are tracks.
         """
         self._eval = config.eval
         self._max_length = config.data.max_length
         self._split = split
-        if self._eval.chunk_size < 1:
-            raise ConfigError(
-                f"config.eval.chunk_size is {self._eval.chunk_size}; it must be at least 1."
-            )
+        precision, chunk_size = self._eval.precision, self._eval.chunk_size
         self.candidates = Candidates(split, self._eval.num_candidates, self._eval.seed)
         for name in self._eval.metrics:
             metrics.canonical(name)
 
         def sampled(params, batch):
             hidden = ranking.next_hidden(encoder, params, batch["tracks"], batch["valid"])
-            ranks = ranking.sampled_ranks(
-                hidden, params["table"], batch["targets"], batch["candidates"]
+            return hidden, ranking.sampled_ranks(
+                hidden, params["table"], batch["targets"], batch["candidates"], precision=precision
             )
-            return hidden, ranks
 
         def full(params, hidden, targets):
             return ranking.full_ranks(
-                hidden, params["table"], targets, chunk_size=self._eval.chunk_size
+                hidden, params["table"], targets, chunk_size=chunk_size, precision=precision
             )
 
         self._sampled = jax.jit(sampled)
@@ -78,14 +82,23 @@ class Evaluator:
         total = self._split.num_sessions
         names = [which, f"{which}_full"] if full else [which]
         ranks = {name: np.zeros(total, np.int32) for name in names}
-        for rows, batch in prefetch(self._batches(which)):
-            hidden, found = self._sampled(params, batch)
-            ranks[which][rows] = np.asarray(found)[: len(rows)]
-            if full:
-                found = self._full(params, hidden, batch["targets"])
-                ranks[f"{which}_full"][rows] = np.asarray(found)[: len(rows)]
+        pending: deque[tuple[np.ndarray, list[jax.Array]]] = deque()
+
+        def fetch():
+            rows, found = pending.popleft()
+            for name, some in zip(names, found, strict=True):
+                ranks[name][rows] = np.asarray(some)[: len(rows)]
             if progress:
                 progress(int(rows[-1]) + 1, total, "testing")
+
+        for rows, batch in prefetch(self._batches(which)):
+            hidden, sampled = self._sampled(params, batch)
+            found = [sampled, self._full(params, hidden, batch["targets"])] if full else [sampled]
+            pending.append((rows, found))
+            if len(pending) > _AHEAD:
+                fetch()
+        while pending:
+            fetch()
         return ranks
 
     def _batches(self, which: str) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
@@ -143,7 +156,7 @@ class Candidates:
         num_others = split.num_ids - FIRST_TRACK_ID - len(own)
         others = rng.choice(num_others, self._num, replace=False, shuffle=False)
         # The x-th track outside the session is x plus how many of the session's come before it.
-        before = np.searchsorted(own - np.arange(len(own)), others, side="right")
+        before = ((own - np.arange(len(own)))[:, None] <= others).sum(axis=0)
         return (FIRST_TRACK_ID + others + before).astype(np.int32)
 
 

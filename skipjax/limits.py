@@ -52,5 +52,9 @@ def check_limits(config: Any) -> None:
         if not (math.isfinite(value) and low <= value <= high):
             wanted = f"finite and at least {low}" if high == math.inf else f"from {low} to {high}"
             raise ConfigError(f"config.{field} is {value}; it must be {wanted}.")
+    if config.eval.precision not in ("float32", "bfloat16"):
+        raise ConfigError(
+            f"config.eval.precision is {config.eval.precision!r}; choose 'float32' or 'bfloat16'."
+        )
     if not config.loss.alpha and not config.loss.beta:
         raise ConfigError("config.loss.alpha and config.loss.beta are both 0: nothing to learn.")

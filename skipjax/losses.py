@@ -47,12 +47,56 @@ def sampled_softmax_nll(
     """
     logits = _float(logits)
     where = _broadcast_where(where, logits.shape)
-    counted = where[..., 0]
-    logits = jnp.where(where, logits, 0)
-    # Where nothing counts, all columns are kept: the sum is then finite, and dropped below.
-    kept = where | ~counted[..., None]
-    nll = jax.nn.logsumexp(logits, axis=-1, where=kept) - logits[..., 0]
-    return _reduce(jnp.where(counted, nll, 0), counted, reduce_fn)
+    return contrast_nll(
+        logits[..., 0],
+        logits[..., 1:],
+        where_others=where[..., 1:],
+        where=where[..., 0],
+        reduce_fn=reduce_fn,
+    )
+
+
+def contrast_nll(
+    target_logits: jax.Array,
+    other_logits: jax.Array,
+    *,
+    where_others: jax.Array | None = None,
+    where: jax.Array | None = None,
+    reduce_fn: ReduceFn | None = jnp.mean,
+) -> jax.Array:
+    """`sampled_softmax_nll` of logits in two parts, which saves putting them together.
+
+        nll = log(exp(target) + sum_k where_others_k exp(others_k)) - target
+
+    Args:
+      target_logits: [...].
+      other_logits: [..., K].
+      where_others: bool, broadcastable to `other_logits`: which of them count.
+      where: bool, broadcastable to [...]: the positions that count.
+      reduce_fn: see the module's docstring.
+
+    Returns:
+      A scalar, or [...] if `reduce_fn` is None.
+
+    Raises:
+      ValueError: shapes that do not fit.
+    """
+    target, others = _float(target_logits), _float(other_logits)
+    if target.shape != others.shape[:-1]:
+        raise ValueError(
+            f"target_logits {target.shape} must have the shape of other_logits {others.shape} "
+            "without its last axis."
+        )
+    counted = _broadcast_where(where, target.shape)
+    kept = _broadcast_where(where_others, others.shape) & counted[..., None]
+    target = jnp.where(counted, target, 0)
+    others = jnp.where(kept, others, -jnp.inf)
+    # The target is finite, so this is, too, even where nothing else counts.
+    top = jnp.maximum(target, jnp.max(others, axis=-1, initial=-jnp.inf))
+    top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
+    total = jnp.exp(target - top) + jnp.exp(others - top[..., None]).sum(axis=-1)
+    nll = jnp.log(total) + top - target
+    return reduce_where(nll, counted, reduce_fn)
 
 
 def softmax_nll(
@@ -92,7 +136,7 @@ def softmax_nll(
     kept = where | ~counted[..., None]
     target_logits = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
     nll = jax.nn.logsumexp(logits, axis=-1, where=kept) - target_logits
-    return _reduce(jnp.where(counted, nll, 0), counted, reduce_fn)
+    return reduce_where(nll, counted, reduce_fn)
 
 
 def skip_infonce(
@@ -154,10 +198,31 @@ def skip_infonce(
     positive = _normalise(jnp.where(counted[..., None], positive, 0))
     negatives = _normalise(jnp.where(used[..., None], negatives, 0))
     equation = "...d,...nd->...n" if own else "...ld,...nd->...ln"
-    scores = jnp.einsum(equation, context, negatives)
-    scores = jnp.concatenate([jnp.sum(context * positive, -1, keepdims=True), scores], axis=-1)
-    kept = jnp.concatenate([counted[..., None], where_negatives], axis=-1)
-    return sampled_softmax_nll(scores / temperature, where=kept, reduce_fn=reduce_fn)
+    return contrast_nll(
+        jnp.sum(context * positive, axis=-1) / temperature,
+        jnp.einsum(equation, context, negatives) / temperature,
+        where_others=where_negatives,
+        where=counted,
+        reduce_fn=reduce_fn,
+    )
+
+
+def reduce_where(values: jax.Array, counted: jax.Array, reduce_fn: ReduceFn | None) -> jax.Array:
+    """What all losses here end with.
+
+    Args:
+      values: [...].
+      counted: [...] bool.
+      reduce_fn: see the module's docstring.
+
+    Returns:
+      `reduce_fn` over what counts, 0 with zero gradients where nothing does; or, for None, the
+      values, 0 where they do not count.
+    """
+    values = jnp.where(counted, values, 0)
+    if reduce_fn is None:
+        return values
+    return reduce_fn(values, where=counted | ~counted.any())
 
 
 def _float(x: jax.Array) -> jax.Array:
@@ -182,10 +247,3 @@ def _broadcast_where(where: jax.Array | None, shape: tuple[int, ...]) -> jax.Arr
         return jnp.broadcast_to(where, shape)
     except ValueError:
         raise ValueError(f"a where mask {where.shape} does not broadcast to {shape}.") from None
-
-
-def _reduce(values: jax.Array, counted: jax.Array, reduce_fn: ReduceFn | None) -> jax.Array:
-    """`reduce_fn` over what counts; 0, without dividing by zero, where nothing does."""
-    if reduce_fn is None:
-        return values
-    return reduce_fn(values, where=counted | ~counted.any())

@@ -1,6 +1,6 @@
 """From a batch of sessions to the paper's loss: alpha · InfoNCE + beta · NLL."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from skipjax import losses, sampling, targets
+from skipjax.data.packing import Packing, parts_of
 from skipjax.encoders import Encoder
 from skipjax.errors import ConfigError
 from skipjax.ids import FIRST_TRACK_ID, MASK_ID
@@ -22,6 +23,12 @@ _CHOICES = {
 }
 
 
+# Its numbers are shapes of the compiled step.
+jax.tree_util.register_static(Packing)
+
+Rows = Mapping[str, Any]
+
+
 @flax.struct.dataclass
 class Weights:
     """Scalars of the loss, traced, so that changing them compiles nothing anew."""
@@ -31,79 +38,138 @@ class Weights:
     temperature: jax.Array
 
 
-def make_objective(config: Any, encoder: Encoder) -> Callable[..., dict[str, jax.Array]]:
+class Objective:
     """The training loss that `config.loss` and `config.sampling` describe.
 
-    Returns:
-      `objective(params, batch, weights, key, *, deterministic=False, reduce_fn=jnp.mean)`, where
-      `batch` holds the training spans alone, `tracks` [B, L] int32, `skipped` and `valid` [B, L]
-      bool, padded on the right. It returns `loss`, `nll` and `infonce`: scalars, or, with
-      `reduce_fn=None`, one value per position without `loss`: nll [B, P] and infonce [B, Q].
-      P is the L - 1 positions after the first, or, in a bidirectional encoder, the positions behind
-      MASK. Q is L - 1 if the context is "track", else P.
+    It is made in two steps, so that what a step touches of the track table is known, and read,
+    before anything is computed: `ids` says which rows it needs, and `loss` takes those rows.
+    Calling the objective does both on a whole table.
 
-    Raises:
-      ConfigError: a field with an impossible value.
+    In all of it, `batch` holds the training spans alone, padded on the right: `tracks` [B, L]
+    int32, `skipped` and `valid` [B, L] bool and, perhaps, `packing` (see skipjax/data/packing.py),
+    with which padding costs next to nothing.
     """
-    for field, choices in _CHOICES.items():
-        section, name = field.split(".")
-        value = config[section][name]
-        if value not in choices:
-            raise ConfigError(f"config.{field} is {value!r}; choose one of {choices}.")
-    loss, draws = config.loss, config.sampling
-    if loss.negatives == "shifted" and config.train.batch_size < 2:
-        raise ConfigError(
-            "config.loss.negatives is 'shifted', which needs another session in the batch, but "
-            f"config.train.batch_size is {config.train.batch_size}."
-        )
 
-    def objective(
+    def __init__(self, config: Any, encoder: Encoder):
+        """
+        Raises:
+          ConfigError: a field with an impossible value.
+        """
+        for field, choices in _CHOICES.items():
+            section, name = field.split(".")
+            value = config[section][name]
+            if value not in choices:
+                raise ConfigError(f"config.{field} is {value!r}; choose one of {choices}.")
+        if config.loss.negatives == "shifted" and config.train.batch_size < 2:
+            raise ConfigError(
+                "config.loss.negatives is 'shifted', which needs another session in the batch, "
+                f"but config.train.batch_size is {config.train.batch_size}."
+            )
+        self._loss, self._draws, self._encoder = config.loss, config.sampling, encoder
+
+    def __call__(
+        self,
         params: Mapping[str, Any],
-        batch: Mapping[str, jax.Array],
+        batch: Mapping[str, Any],
         weights: Weights,
         key: jax.Array,
         *,
         deterministic: bool = False,
         reduce_fn: losses.ReduceFn | None = jnp.mean,
     ) -> dict[str, jax.Array]:
-        tracks, valid, table = batch["tracks"], batch["valid"], params["table"]
-        skipped = batch["skipped"] if loss.polarity == "skipped" else valid & ~batch["skipped"]
-        dropout_key, cloze_key, softmax_key, contrast_key = jax.random.split(key, 4)
-        embedded = table[tracks]
+        """`loss` of {"encoder": tree, "table": [V, D]}."""
+        table = params["table"]
+        ids_key, loss_key = jax.random.split(key)
+        ids = self.ids(batch, ids_key, len(table))
+        rows = jax.tree.map(lambda ids: table[ids], ids)
+        if self._draws.scope == "full":
+            rows["all"] = table
+        return self.loss(
+            params["encoder"],
+            rows,
+            ids,
+            batch,
+            weights,
+            loss_key,
+            deterministic=deterministic,
+            reduce_fn=reduce_fn,
+        )
+
+    def ids(self, batch: Mapping[str, Any], key: jax.Array, num_ids: int) -> dict[str, Any]:
+        """The rows of the table that `loss` reads, a tree of int32 arrays; `num_ids` is V."""
+        softmax_key, contrast_key = jax.random.split(key)
+        tracks = batch["tracks"]
+        ids: dict[str, Any] = {"tracks": tracks}
+        if not self._encoder.causal:
+            ids["mask"] = jnp.array([MASK_ID], jnp.int32)
+        if self._draws.scope == "batch":
+            shape = (self._draws.num_negatives,)
+            ids["negatives"] = sampling.uniform_tracks(softmax_key, shape, num_ids)
+        elif self._draws.scope == "session":
+            shape = (len(tracks), self._draws.num_negatives)
+            drawn = sampling.uniform_tracks(softmax_key, shape, num_ids)
+            ids["negatives"] = tuple(drawn[part] for part in parts_of(len(tracks)))
+        if self._loss.negatives == "random":
+            ids["random"] = targets.position_draws(
+                lambda key: sampling.uniform_tracks(key, (), num_ids), contrast_key, tracks.shape
+            )
+        return ids
+
+    def loss(
+        self,
+        encoder_params: Any,
+        rows: Rows,
+        ids: Rows,
+        batch: Mapping[str, Any],
+        weights: Weights,
+        key: jax.Array,
+        *,
+        deterministic: bool = False,
+        reduce_fn: losses.ReduceFn | None = jnp.mean,
+    ) -> dict[str, jax.Array]:
+        """The loss, and its two terms.
+
+        Args:
+          encoder_params: of the encoder.
+          rows: the table's rows [..., D] at `ids`; for the softmax over all tracks, "all" holds
+            the table itself.
+          ids: from `ids`.
+          batch: see the class.
+          weights: of the terms.
+          key: PRNG key, another than that of `ids`.
+          deterministic: no dropout.
+          reduce_fn: None for one value per position.
+
+        Returns:
+          `loss`, `nll` and `infonce`: scalars, or, with `reduce_fn=None`, one value per position
+          without `loss`: nll [B, P] and infonce [B, Q]. P is the L - 1 positions after the first,
+          or, in a bidirectional encoder, the positions behind MASK. Q is L - 1 if the context is
+          "track", else P.
+        """
+        tracks, valid = batch["tracks"], batch["valid"]
+        embedded = rows["tracks"]
+        skipped = (
+            batch["skipped"] if self._loss.polarity == "skipped" else valid & ~batch["skipped"]
+        )
         positive_index, has_positive = targets.first_played(skipped, valid)
-
-        def encode(embedded, valid):
-            variables = {"params": params["encoder"]}
-            rngs = None if deterministic else {"dropout": dropout_key}
-            return encoder.apply(variables, embedded, valid, deterministic=deterministic, rngs=rngs)
-
         # Every context stands before a position, `at`, whose track it is asked for.
         after_first = jnp.broadcast_to(
             jnp.arange(1, tracks.shape[1], dtype=jnp.int32), valid[:, 1:].shape
         )
-        if encoder.causal:
-            at, predict = after_first, valid[:, 1:]
-            hidden = encode(embedded[:, :-1], valid[:, 1:])
-            in_plain_view = jnp.zeros_like(valid)
-        else:
-            masked = targets.cloze(cloze_key, valid, loss.cloze_fraction)
-            hidden = encode(jnp.where(masked[..., None], table[MASK_ID], embedded), valid)
-            at = targets.masked_positions(masked, loss.cloze_fraction)
-            predict = _take(masked, at)
-            hidden = _take(hidden, at)
-            in_plain_view = ~masked
-
+        hidden, at, predict, in_plain_view = self._encode(
+            encoder_params, rows, batch, after_first, key, deterministic
+        )
         positive_at = _take(positive_index, at)
         # A target that the encoder could read off its own input teaches nothing.
         positive_hidden = _take(has_positive, at) & ~_take(in_plain_view, positive_at)
 
-        if loss.target == "next_played":
+        if self._loss.target == "next_played":
             target_at, counts = positive_at, predict & positive_hidden
         else:
             target_at, counts = at, predict
-        nll = _nll(draws, hidden, table, embedded, target_at, counts, batch, softmax_key, reduce_fn)
+        nll = self._nll(hidden, rows, ids, target_at, counts, batch, reduce_fn)
 
-        if loss.context == "track":
+        if self._loss.context == "track":
             # The track embedding before each position, whatever the encoder reads.
             at, counts = after_first, valid[:, 1:] & has_positive[:, 1:]
             context = embedded[:, :-1]
@@ -111,27 +177,26 @@ def make_objective(config: Any, encoder: Encoder) -> Callable[..., dict[str, jax
             # ŷ before the first track stands for no position.
             context, counts = hidden, predict & positive_hidden & (at > 0)
         anchor_at = jnp.maximum(at - 1, 0)
-        if loss.anchors == "played":
+        if self._loss.anchors == "played":
             counts &= ~_take(skipped, anchor_at)
-        anchors = _take(tracks, anchor_at)
         positive_at = _take(positive_index, at)
-
-        random_tracks = targets.position_draws(
-            lambda key: sampling.uniform_tracks(key, (), len(table)), contrast_key, tracks.shape
+        kind = self._loss.negatives
+        random = (ids.get("random"), rows.get("random"))
+        (pushed, pushed_rows), mask = sampling.contrast_tracks(
+            kind, (tracks, embedded), skipped, valid, random
         )
-        ids, mask = sampling.contrast_tracks(loss.negatives, tracks, skipped, valid, random_tracks)
         mask = sampling.contrast_mask(
-            loss.negatives,
-            ids,
+            kind,
+            pushed,
             mask,
             next_position=at,
-            anchors=anchors,
+            anchors=_take(tracks, anchor_at),
             positives=_take(tracks, positive_at),
         )
         infonce = losses.skip_infonce(
             context,
             _take(embedded, positive_at),
-            table[ids],
+            pushed_rows,
             temperature=weights.temperature,
             where_negatives=mask,
             where=counts,
@@ -142,32 +207,80 @@ def make_objective(config: Any, encoder: Encoder) -> Callable[..., dict[str, jax
             values["loss"] = weights.alpha * infonce + weights.beta * nll
         return values
 
-    return objective
+    def _encode(self, encoder_params, rows, batch, after_first, key, deterministic):
+        """Hidden states [B, P, D], the positions they stand before, and what they were not told."""
+        dropout_key, cloze_key = jax.random.split(key)
+        valid, embedded, packing = batch["valid"], rows["tracks"], batch.get("packing")
 
+        def encode(embedded, valid, num_tokens):
+            return self._encoder.apply(
+                {"params": encoder_params},
+                embedded,
+                valid,
+                num_tokens=num_tokens,
+                deterministic=deterministic,
+                rngs=None if deterministic else {"dropout": dropout_key},
+            )
 
-def _nll(draws, hidden, table, embedded, target_at, counts, batch, key, reduce_fn):
-    """The softmax NLL of [B, P] targets under sampled or all tracks."""
-    tracks, valid = batch["tracks"], batch["valid"]
-    if draws.scope == "full":
-        real = jnp.arange(len(table)) >= FIRST_TRACK_ID
-        return losses.softmax_nll(
-            jnp.einsum("bpd,vd->bpv", hidden, table),
-            _take(tracks, target_at),
-            where=counts[..., None] & real[None, None, :],
-            reduce_fn=reduce_fn,
-        )
-    shape = (draws.num_negatives,)
-    if draws.scope == "session":
-        shape = (len(tracks), *shape)
-    negatives = sampling.uniform_tracks(key, shape, len(table))
-    equation = "bpd,bkd->bpk" if draws.scope == "session" else "bpd,kd->bpk"
-    target_logits = jnp.sum(hidden * _take(embedded, target_at), axis=-1, keepdims=True)
-    logits = jnp.concatenate(
-        [target_logits, jnp.einsum(equation, hidden, table[negatives])], axis=-1
-    )
-    outside = sampling.outside_session(negatives, tracks, valid)[:, None, :]
-    where = jnp.concatenate([counts[..., None], counts[..., None] & outside], axis=-1)
-    return losses.sampled_softmax_nll(logits, where=where, reduce_fn=reduce_fn)
+        if self._encoder.causal:
+            num_tokens = packing and packing.num_inputs
+            hidden = encode(embedded[:, :-1], valid[:, 1:], num_tokens)
+            return hidden, after_first, valid[:, 1:], jnp.zeros_like(valid)
+        fraction = self._loss.cloze_fraction
+        masked = targets.cloze(cloze_key, valid, fraction)
+        embedded = jnp.where(masked[..., None], rows["mask"], embedded)
+        hidden = encode(embedded, valid, packing and packing.num_tokens)
+        at = targets.masked_positions(masked, fraction)
+        return _take(hidden, at), at, _take(masked, at), ~masked
+
+    def _nll(self, hidden, rows, ids, target_at, counts, batch, reduce_fn):
+        """The softmax NLL of [B, P] targets under sampled or all tracks."""
+        tracks, valid, packing = batch["tracks"], batch["valid"], batch.get("packing")
+        if self._draws.scope == "full":
+            real = jnp.arange(len(rows["all"])) >= FIRST_TRACK_ID
+            return losses.softmax_nll(
+                jnp.einsum("bpd,vd->bpv", hidden, rows["all"]),
+                _take(tracks, target_at),
+                where=counts[..., None] & real[None, None, :],
+                reduce_fn=reduce_fn,
+            )
+        target_logits = jnp.sum(hidden * _take(rows["tracks"], target_at), axis=-1)
+        if self._draws.scope == "batch":
+            outside = sampling.outside_session(ids["negatives"], tracks, valid)
+            logits = jnp.einsum("bpd,kd->bpk", hidden, rows["negatives"])
+            return losses.contrast_nll(
+                target_logits,
+                logits,
+                where_others=outside[:, None, :],
+                where=counts,
+                reduce_fn=reduce_fn,
+            )
+        # In parts, each of which fits a CPU's cache, and has less padding where they are packed.
+        values = []
+        for i, part in enumerate(parts_of(len(tracks))):
+            length = packing.lengths[i] if packing else None
+            kept = slice(self._num_asked(length))
+            outside = sampling.outside_session(
+                ids["negatives"][i], tracks[part, :length], valid[part, :length]
+            )
+            found = losses.contrast_nll(
+                target_logits[part, kept],
+                jnp.einsum("bpd,bkd->bpk", hidden[part, kept], rows["negatives"][i]),
+                where_others=outside[:, None, :],
+                where=counts[part, kept],
+                reduce_fn=None,
+            )
+            missing = counts.shape[1] - found.shape[1]
+            values.append(jnp.pad(found, ((0, 0), (0, missing))))
+        return losses.reduce_where(jnp.concatenate(values), counts, reduce_fn)
+
+    def _num_asked(self, length):
+        """How many positions of a session of `length` tracks are asked for, at most."""
+        if length is None:
+            return None
+        if self._encoder.causal:
+            return length - 1
+        return targets.most_masked(length, self._loss.cloze_fraction)
 
 
 def _take(x: jax.Array, index: jax.Array) -> jax.Array:

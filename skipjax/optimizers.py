@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -10,8 +11,8 @@ from skipjax.errors import ConfigError
 _DECAYS = ("constant", "linear", "cosine")
 
 
-def make_optimizer(optimizer: Any) -> optax.GradientTransformation:
-    """Adam as `config.optimizer` describes it, for params {"encoder": ..., "table": ...}.
+def make_adam(optimizer: Any, epsilon: float) -> optax.GradientTransformation:
+    """Adam as `config.optimizer` describes it, without clipping.
 
     The updates are for a learning rate of -1: the step multiplies them by minus its own, which is
     thereby an argument of the compiled step and not a constant in it.
@@ -19,25 +20,30 @@ def make_optimizer(optimizer: Any) -> optax.GradientTransformation:
     Raises:
       ConfigError: a field with an impossible value.
     """
+    check_decay(optimizer)
+    parts = [optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=epsilon)]
+    if optimizer.weight_decay:
+        parts.append(optax.add_decayed_weights(optimizer.weight_decay))
+    return optax.chain(*parts)
+
+
+def check_decay(optimizer: Any) -> None:
+    """Raises ConfigError for an unknown `config.optimizer.decay`."""
     if optimizer.decay not in _DECAYS:
         raise ConfigError(
             f"config.optimizer.decay is {optimizer.decay!r}; choose one of {_DECAYS}."
         )
 
-    def adam(epsilon):
-        return optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=epsilon)
 
-    parts = [
-        optax.partition(
-            {"encoder": adam(optimizer.epsilon), "table": adam(optimizer.table_epsilon)},
-            {"encoder": "encoder", "table": "table"},
-        )
-    ]
-    if optimizer.clip_norm:
-        parts.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
-    if optimizer.weight_decay:
-        parts.append(optax.add_decayed_weights(optimizer.weight_decay))
-    return optax.chain(*parts)
+def clip_factor(clip_norm: float, gradients: Any) -> jax.Array | float:
+    """What to multiply `gradients` by so that their global norm is at most `clip_norm`.
+
+    0 for `clip_norm` clips nothing.
+    """
+    if not clip_norm:
+        return 1.0
+    norm = jnp.sqrt(sum(jnp.sum(x * x) for x in jax.tree.leaves(gradients)))
+    return jnp.where(norm < clip_norm, 1.0, clip_norm / jnp.where(norm > 0, norm, 1.0))
 
 
 def schedule_factor(optimizer: Any, step: Any, num_steps: int) -> Any:

@@ -1,4 +1,10 @@
-"""From sessions to hidden states to exact ranks; the one place that scores a catalogue."""
+"""From sessions to hidden states to exact ranks; the one place that scores a catalogue.
+
+A sum of floats depends on its order, and a product of matrices takes it in an order that depends on
+their shapes. So that a rank depends on neither batch size nor chunk size, all shapes are padded to
+multiples from which on the order stays the same (`SESSIONS`, `_IDS`, `_CANDIDATES`); tests measure
+that it does.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +14,13 @@ import jax.numpy as jnp
 
 from skipjax import targets
 from skipjax.encoders import Encoder
-from skipjax.ids import FIRST_TRACK_ID
+from skipjax.ids import FIRST_TRACK_ID, PAD_ID
 
-# Scores decide ranks, so they are not rounded to TF32 or bfloat16 where the device would.
-_PRECISION = jax.lax.Precision.HIGHEST
+PRECISIONS = ("float32", "bfloat16")
+
+SESSIONS = 64  # batches are padded to a multiple of this
+_IDS = 512  # rows of the table in a product are a multiple of this
+_CANDIDATES = 16  # a session's candidates, the target included, are padded to a multiple of this
 
 
 def next_hidden(
@@ -31,85 +40,222 @@ def next_hidden(
     """
     if not encoder.causal:
         tracks, valid = targets.append_mask(tracks, valid)
-    with jax.default_matmul_precision("highest"):
-        hidden = encoder.apply({"params": params["encoder"]}, params["table"][tracks], valid)
-    last = jnp.maximum(valid.sum(axis=-1) - 1, 0)
-    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+    def encode(block):
+        tracks, valid = block
+        with jax.default_matmul_precision("highest"):
+            hidden = encoder.apply({"params": params["encoder"]}, params["table"][tracks], valid)
+        last = jnp.maximum(valid.sum(axis=-1) - 1, 0)
+        return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+    blocks = [_padded(a, SESSIONS).reshape(-1, SESSIONS, a.shape[1]) for a in (tracks, valid)]
+    return jnp.concatenate(jax.lax.map(encode, blocks))[: len(tracks)]
 
 
 def sampled_ranks(
-    hidden: jax.Array, table: jax.Array, target: jax.Array, candidates: jax.Array
+    hidden: jax.Array,
+    table: jax.Array,
+    target: jax.Array,
+    candidates: jax.Array,
+    *,
+    precision: str = "float32",
 ) -> jax.Array:
     """The rank of each target among its candidates; ties count against it.
+
+    Rows are gathered for a few sessions at a time, so memory does not grow with the batch.
 
     Args:
       hidden: [B, D].
       table: [V, D].
       target: [B] int32.
       candidates: [B, C] int32, without the target.
+      precision: "float32", or "bfloat16": inputs rounded to it, products and sums in float32.
 
     Returns:
       [B] int32, from 1 to C + 1.
+
+    Raises:
+      ValueError: an unknown precision.
     """
+    _check_precision(precision)
+    number, num_candidates = candidates.shape
     # The target goes through the same sum as the others, so that equal rows give equal scores.
-    ids = jnp.concatenate([target[:, None], candidates], axis=1)
-    scores = (hidden[:, None, :] * table[ids]).sum(axis=-1)
-    return 1 + _not_below(scores[:, 1:], scores[:, 0]).sum(axis=-1, dtype=jnp.int32)
+    ids = _padded(jnp.concatenate([target[:, None], candidates], axis=1), _CANDIDATES, axis=1)
+    # The same whatever the batch, and two at least: XLA would unroll a loop of one, and sum anew.
+    size = max(1, _gathered_rows() // ids.shape[1])
+    multiple = size if number > size else 2 * size
+    hidden, ids = (_padded(a, multiple).reshape(-1, size, a.shape[1]) for a in (hidden, ids))
+
+    def rank(some):
+        hidden, ids = some
+        rows = table[ids]
+        if precision == "bfloat16":  # the same numbers; a CPU is slow at small bfloat16 products
+            rows, hidden = (jax.lax.reduce_precision(a, 8, 7) for a in (rows, hidden))
+        scores = _product("brd,bd->br", rows, hidden, "float32")
+        below = scores[:, 1 : 1 + num_candidates] < scores[:, :1]
+        return 1 + (~below).sum(axis=1, dtype=jnp.int32)
+
+    return jax.lax.map(rank, (hidden, ids)).reshape(-1)[:number]
 
 
 def full_ranks(
-    hidden: jax.Array, table: jax.Array, target: jax.Array, *, chunk_size: int
+    hidden: jax.Array,
+    table: jax.Array,
+    target: jax.Array,
+    *,
+    chunk_size: int,
+    precision: str = "float32",
 ) -> jax.Array:
     """The exact rank of each target among all real tracks; ties count against it.
 
-    The catalogue is scored `chunk_size` rows at a time, so memory is O(B · chunk_size). The target
-    is left out of its own count by id.
+    The catalogue is scored by chunks, so memory is O(B · chunk_size). The target is left out of
+    its own count by id. A NaN score counts against the target, whosever it is.
 
     Args:
       hidden: [B, D].
       table: [V, D].
       target: [B] int32.
-      chunk_size: rows of the table per product.
+      chunk_size: rows of the table per product, rounded down to a multiple of 512 (or up to it).
+      precision: "float32", or "bfloat16": inputs rounded to it, products and sums in float32.
 
     Returns:
       [B] int32, from 1 to the number of real tracks.
-    """
-    num_ids = len(table)
-    size = min(chunk_size, num_ids)
-    bar = _target_scores(hidden, table, target, size)
 
-    def count(chunk, above):
-        # The last chunk reaches back into the one before it rather than past the table's end.
-        start = jnp.minimum(chunk * size, num_ids - size)
-        rows = jax.lax.dynamic_slice_in_dim(table, start, size)
-        ids = start + jnp.arange(size, dtype=jnp.int32)
-        fresh = ids >= jnp.maximum(chunk * size, FIRST_TRACK_ID)
-        scores = _scores(hidden, rows)
-        counts = _not_below(scores, bar) & fresh[None, :] & (ids[None, :] != target[:, None])
-        return above + counts.sum(axis=-1, dtype=jnp.int32)
-
-    chunks = -(-num_ids // size)
-    return jax.lax.fori_loop(0, chunks, count, jnp.ones(target.shape, jnp.int32))
-
-
-def _scores(hidden: jax.Array, rows: jax.Array) -> jax.Array:
-    return jnp.einsum("bd,vd->bv", hidden, rows, precision=_PRECISION)
-
-
-def _target_scores(hidden: jax.Array, table: jax.Array, target: jax.Array, size: int) -> jax.Array:
-    """[B] scores of the targets, from products of the same shape as those of a chunk.
-
-    A sum of another shape may be taken in another order, and differ in its last bit from that of
-    an equal row: a tie would then go either way.
+    Raises:
+      ValueError: an unknown precision.
     """
     number = len(target)
-    blocks = -(-number // size)
-    padded = jnp.pad(target, (0, blocks * size - number)).reshape(blocks, size)
-    scores = jax.lax.map(lambda ids: _scores(hidden, table[ids]), padded)
-    row = jnp.arange(number)
-    return scores[row // size, row, row % size]
+    hidden, target = _padded(hidden, SESSIONS), _padded(target, SESSIONS)
+    bar = _target_scores(hidden, table, target, precision)
+
+    def count(above, ids, new, scores):
+        # Unlike scores >= bar, this counts a NaN on either side.
+        counts = ~(scores < bar[None, :]) & new[:, None] & (ids[:, None] != target[None, :])
+        return above + counts.sum(axis=0, dtype=jnp.int32)
+
+    above = _over_chunks(count, jnp.zeros_like(target), hidden, table, chunk_size, precision)
+    return 1 + above[:number]
 
 
-def _not_below(scores: jax.Array, bar: jax.Array) -> jax.Array:
-    """[B, N] scores against [B] bars; a NaN on either side counts against the target."""
-    return ~(scores < bar[:, None])
+def top_k(
+    hidden: jax.Array,
+    table: jax.Array,
+    k: int,
+    *,
+    chunk_size: int,
+    exclude: jax.Array | None = None,
+    precision: str = "float32",
+) -> tuple[jax.Array, jax.Array]:
+    """The k real tracks with the highest scores, exactly; of equal scores, the lower id first.
+
+    Args:
+      hidden: [B, D].
+      table: [V, D].
+      k: at least 1.
+      chunk_size: rows of the table per product, rounded down to a multiple of 512 (or up to it).
+      exclude: [B, E] int32, ids to leave out of each row, in any order; PAD fills it up.
+      precision: "float32", or "bfloat16": inputs rounded to it, products and sums in float32.
+
+    Returns:
+      Scores [B, k] float32, falling, and ids [B, k] int32. Where fewer than k tracks are left, the
+      rest have score -inf and id PAD. A track whose score is NaN or -inf does not count as left.
+
+    Raises:
+      ValueError: an unknown precision.
+    """
+    number = len(hidden)
+    # Each of the E can push out at most one: of the best k + E, k are left.
+    wanted = k if exclude is None else k + exclude.shape[1]
+
+    def merge(best, ids, new, scores):
+        scores = jnp.where(new[:, None] & (scores > -jnp.inf), scores, -jnp.inf)
+        scores, at = jax.lax.top_k(scores[:, :number].T, min(wanted, len(ids)))
+        # Of equals, top_k takes the first: those found before have the lower ids.
+        pairs = ((best[0], scores), (best[1], ids[at]))
+        return _best(*(jnp.concatenate(pair, axis=1) for pair in pairs), wanted)
+
+    empty = (
+        jnp.full((number, wanted), -jnp.inf, jnp.float32),
+        jnp.full((number, wanted), PAD_ID, jnp.int32),
+    )
+    padded = _padded(hidden, SESSIONS)
+    scores, ids = _over_chunks(merge, empty, padded, table, chunk_size, precision)
+    if exclude is not None:
+        left_out = (ids[:, :, None] == exclude[:, None, :]).any(axis=-1)
+        scores, ids = _best(jnp.where(left_out, -jnp.inf, scores), ids, k)
+    return scores, jnp.where(scores > -jnp.inf, ids, PAD_ID)
+
+
+def _best(scores: jax.Array, ids: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    scores, at = jax.lax.top_k(scores, k)
+    return scores, jnp.take_along_axis(ids, at, axis=1)
+
+
+def _over_chunks(step, carry, hidden, table, chunk_size, precision):
+    """carry ← step(carry, ids [N], new [N], scores [N, B]) for each chunk of N rows of the table.
+
+    `new` says which ids are real tracks that no chunk before has had.
+    """
+    _check_precision(precision)
+    num_ids = len(table)
+    size = max(min(chunk_size, num_ids) // _IDS, 1) * _IDS
+    table = _padded(table, _IDS) if num_ids < _IDS else table  # never a copy of a large one
+
+    def body(chunk, carry):
+        # The last chunk reaches back into the one before it rather than past the table's end.
+        start = jnp.minimum(chunk * size, len(table) - size)
+        ids = start + jnp.arange(size, dtype=jnp.int32)
+        new = (ids >= jnp.maximum(chunk * size, FIRST_TRACK_ID)) & (ids < num_ids)
+        rows = jax.lax.dynamic_slice_in_dim(table, start, size)
+        return step(carry, ids, new, _scores(rows, hidden, precision))
+
+    return jax.lax.fori_loop(0, -(-num_ids // size), body, carry)
+
+
+def _target_scores(
+    hidden: jax.Array, table: jax.Array, target: jax.Array, precision: str
+) -> jax.Array:
+    """[B] scores of the targets, summed in the same order as those of a chunk.
+
+    Else the score of a target and that of an equal row could differ in the last bit: a tie would
+    go either way.
+    """
+    blocks = _padded(target, _IDS).reshape(-1, _IDS)
+    scores = jax.lax.map(lambda ids: _scores(table[ids], hidden, precision), blocks)
+    row = jnp.arange(len(target))
+    return scores[row // _IDS, row % _IDS, row]
+
+
+def _scores(rows: jax.Array, hidden: jax.Array, precision: str) -> jax.Array:
+    """[N, B] float32; sessions come last, as counting over the first axis is the faster."""
+    return _product("vd,bd->vb", rows, hidden, precision)
+
+
+def _product(spec: str, rows: jax.Array, hidden: jax.Array, precision: str) -> jax.Array:
+    if precision == "bfloat16":
+        rows, hidden = rows.astype(jnp.bfloat16), hidden.astype(jnp.bfloat16)
+    # Scores decide ranks: HIGHEST, as float32 is not to become TF32 where the device would.
+    return jnp.einsum(
+        spec,
+        rows,
+        hidden,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; choose one of {PRECISIONS}.")
+
+
+def _gathered_rows() -> int:
+    """Rows of the table gathered at a time: for a CPU's cache, or few launches of a kernel."""
+    return 1 << (12 if jax.default_backend() == "cpu" else 18)
+
+
+def _padded(array: jax.Array, multiple: int, axis: int = 0) -> jax.Array:
+    """With zeros, to a multiple of `multiple` along `axis`."""
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, -array.shape[axis] % multiple)
+    return jnp.pad(array, widths)

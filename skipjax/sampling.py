@@ -1,5 +1,7 @@
 """Negative tracks, for the softmax and for InfoNCE, and their collisions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -37,12 +39,8 @@ def outside_session(negatives: jax.Array, tracks: jax.Array, valid: jax.Array) -
 
 
 def contrast_tracks(
-    kind: str,
-    tracks: jax.Array,
-    skipped: jax.Array,
-    valid: jax.Array,
-    random_tracks: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+    kind: str, tracks: Any, skipped: jax.Array, valid: jax.Array, random_tracks: Any
+) -> tuple[Any, jax.Array]:
     """The tracks InfoNCE pushes each session away from, before collisions are taken out.
 
     Args:
@@ -50,17 +48,18 @@ def contrast_tracks(
         later ones for "future"); "shifted": those of the next session of the batch, the last
         one taking the first's, and none where there is no other; "random": as many
         `random_tracks` as the session has skips.
-      tracks, skipped, valid: [B, L], empty sessions last.
-      random_tracks: [B, L] int32, used by "random" alone.
+      tracks: [B, L] ids, or a tree of ids and what else there is of each, [B, L, ...].
+      skipped, valid: [B, L], empty sessions last.
+      random_tracks: like `tracks`, used by "random" alone.
 
     Returns:
-      ids [B, L] int32 and which of them count [B, L] bool.
+      The like of `tracks`, and which of them count [B, L] bool.
     """
     counts = skipped & valid
     if kind == "shifted":
         number = valid.any(axis=1).sum()
-        following = (jnp.arange(len(tracks)) + 1) % jnp.maximum(number, 1)
-        return tracks[following], counts[following] & (number > 1)
+        following = (jnp.arange(len(valid)) + 1) % jnp.maximum(number, 1)
+        return jax.tree.map(lambda x: x[following], tracks), counts[following] & (number > 1)
     return (random_tracks if kind == "random" else tracks), counts
 
 

@@ -8,9 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from skipjax import row_adam
 from skipjax.encoders import Encoder, init_params
-from skipjax.objective import Weights, make_objective
-from skipjax.optimizers import make_optimizer, schedule_factor
+from skipjax.errors import ConfigError
+from skipjax.ids import HELD_OUT
+from skipjax.objective import Objective, Weights
+from skipjax.optimizers import clip_factor, make_adam, schedule_factor
+
+_TABLE_OPTIMIZERS = ("deferred", "dense", "lazy")
 
 
 @flax.struct.dataclass
@@ -20,24 +25,39 @@ class TrainState:
     Attributes:
       step: [] int32, steps done.
       params: {"encoder": tree, "table": [V, D]}.
-      optimizer: optax state.
+      optimizer: {"encoder": optax state, "table": optax state, or RowAdam if the table is updated
+        by rows}.
     """
 
     step: jax.Array
     params: dict[str, Any]
-    optimizer: Any
+    optimizer: dict[str, Any]
 
 
 @flax.struct.dataclass
 class Hyperparameters:
-    """Scalars of training, traced, so that a study over them compiles once."""
+    """Scalars of training, traced, so that a study over them compiles once.
+
+    Attributes:
+      learning_rate: before the schedule.
+      loss: weights of its terms.
+      catch_up: sums of the learning rates to come, for deferred Adam alone.
+    """
 
     learning_rate: jax.Array
     loss: Weights
+    catch_up: row_adam.CatchUp | None
 
 
-def hyperparameters(config: Any) -> Hyperparameters:
-    """Those of `config`, as arrays."""
+def hyperparameters(config: Any, num_steps: int) -> Hyperparameters:
+    """Those of `config`, as arrays; `num_steps` is where a learning-rate decay ends.
+
+    Raises:
+      ConfigError: a field with an impossible value.
+    """
+    catch_up = None
+    if config.optimizer.table == "deferred":
+        catch_up = row_adam.make_catch_up(config.optimizer, num_steps)
     return Hyperparameters(
         learning_rate=jnp.float32(config.optimizer.learning_rate),
         loss=Weights(
@@ -45,15 +65,46 @@ def hyperparameters(config: Any) -> Hyperparameters:
             beta=jnp.float32(config.loss.beta),
             temperature=jnp.float32(config.loss.temperature),
         ),
+        catch_up=catch_up,
     )
+
+
+def by_rows(config: Any, num_ids: int) -> bool:
+    """Whether the table's V = `num_ids` rows are updated one by one.
+
+    Not where a step reads as many ids as there are rows: dense Adam then does the same with less.
+    Lazy Adam, which is another optimiser, always is, except under the softmax over all tracks, when
+    there is no difference.
+    """
+    table, draws = config.optimizer.table, config.sampling
+    if table not in _TABLE_OPTIMIZERS:
+        raise ConfigError(
+            f"config.optimizer.table is {table!r}; choose one of {_TABLE_OPTIMIZERS}."
+        )
+    if table == "dense" or draws.scope == "full":
+        return False
+    sessions = config.train.batch_size
+    read = sessions * (config.data.max_length - HELD_OUT)
+    read += draws.num_negatives * (sessions if draws.scope == "session" else 1)
+    return table == "lazy" or read < num_ids
 
 
 def init_state(config: Any, encoder: Encoder, num_ids: int) -> TrainState:
     """The state before the first step, a function of `config.seed`; `num_ids` is V."""
     key = jax.random.fold_in(jax.random.key(config.seed), _INIT)
     params = init_params(key, encoder, num_ids, config.model.width)
-    optimizer = make_optimizer(config.optimizer)
-    return TrainState(step=jnp.int32(0), params=params, optimizer=optimizer.init(params))
+    encoder_adam, table_adam = _adams(config)
+    table = params["table"]
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        optimizer={
+            "encoder": encoder_adam.init(params["encoder"]),
+            "table": row_adam.init_rows(table)
+            if by_rows(config, num_ids)
+            else table_adam.init(table),
+        },
+    )
 
 
 def make_train_step(
@@ -61,32 +112,122 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step `train_step(state, batch, hyper, key) -> (state, metrics)`.
 
-    `state` is donated. `batch` is as `make_objective` says, `key` the run's key: the step folds
+    `state` is donated. `batch` is as `Objective` says, `key` the run's key: the step folds
     its own number in, so that (key, step) is all the randomness there is. `metrics` are the
     scalars loss, nll and infonce before the update. `num_steps` is where a learning-rate decay
     ends.
-    """
-    objective = make_objective(config, encoder)
-    optimizer = make_optimizer(config.optimizer)
 
-    def train_step(
-        state: TrainState, batch: Mapping[str, jax.Array], hyper: Hyperparameters, key: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        step_key = jax.random.fold_in(key, state.step)
+    Raises:
+      ConfigError: a field with an impossible value.
+    """
+    by_rows(config, 1)
+    objective = Objective(config, encoder)
+    optimizer = config.optimizer
+    encoder_adam, table_adam = _adams(config)
+
+    def dense(state, batch, hyper, key):
+        """Gradient of the whole table, and its new values by `table_adam`."""
 
         def loss(params):
-            values = objective(params, batch, hyper.loss, step_key)
+            values = objective(params, batch, hyper.loss, key)
             return values["loss"], values
 
         gradients, metrics = jax.grad(loss, has_aux=True)(state.params)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        factor = schedule_factor(config.optimizer, state.step, num_steps)
-        rate = -hyper.learning_rate * factor
-        updates = jax.tree.map(lambda update: rate * update, updates)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, optimizer_state), metrics
+        scale = clip_factor(optimizer.clip_norm, gradients)
+
+        def update(rate):
+            table = state.params["table"]
+            gradient = scale * gradients["table"]
+            updates, table_state = table_adam.update(gradient, state.optimizer["table"], table)
+            return table - rate * updates, table_state
+
+        return gradients["encoder"], scale, update, metrics
+
+    def rowwise(state, batch, hyper, key):
+        """Gradient of the rows that the step reads, and their new values by `row_adam`."""
+        table, rows_state = state.params["table"], state.optimizer["table"]
+        ids_key, loss_key = jax.random.split(key)
+        ids = objective.ids(batch, ids_key, len(table))
+        flat, structure = jax.tree.flatten(ids)
+        rows = [
+            row_adam.read_rows(table, rows_state, x, state.step, hyper.catch_up, optimizer)
+            for x in flat
+        ]
+
+        def loss(encoder_params, rows):
+            rows = jax.tree.unflatten(structure, rows)
+            values = objective.loss(encoder_params, rows, ids, batch, hyper.loss, loss_key)
+            return values["loss"], values
+
+        gradients, metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+            state.params["encoder"], rows
+        )
+        encoder_gradients, row_gradients = gradients
+        width = table.shape[-1]
+        rows_state, touched = row_adam.sum_duplicates(
+            rows_state,
+            jnp.concatenate([x.reshape(-1) for x in flat]),
+            jnp.concatenate([x.reshape(-1, width) for x in row_gradients]),
+        )
+        scale = 1.0
+        if optimizer.clip_norm:
+            of_rows = jnp.where(touched.first[:, None], touched.gradients, 0)
+            scale = clip_factor(optimizer.clip_norm, (encoder_gradients, of_rows))
+
+        def update(rate):
+            return row_adam.update_rows(
+                table, rows_state, touched, state.step, rate, scale, hyper.catch_up, optimizer
+            )
+
+        return encoder_gradients, scale, update, metrics
+
+    def train_step(
+        state: TrainState, batch: Mapping[str, Any], hyper: Hyperparameters, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        step_key = jax.random.fold_in(key, state.step)
+        work = rowwise if isinstance(state.optimizer["table"], row_adam.RowAdam) else dense
+        gradients, scale, update_table, metrics = work(state, batch, hyper, step_key)
+        rate = hyper.learning_rate * schedule_factor(optimizer, state.step, num_steps)
+        params = state.params["encoder"]
+        gradients = jax.tree.map(lambda gradient: scale * gradient, gradients)
+        updates, encoder_state = encoder_adam.update(gradients, state.optimizer["encoder"], params)
+        updates = jax.tree.map(lambda update: -rate * update, updates)
+        table, table_state = update_table(rate)
+        params = {"encoder": optax.apply_updates(params, updates), "table": table}
+        return TrainState(
+            state.step + 1, params, {"encoder": encoder_state, "table": table_state}
+        ), metrics
 
     return jax.jit(train_step, donate_argnames="state")
+
+
+def make_flush(config: Any) -> Callable[[TrainState, Hyperparameters], TrainState]:
+    """The jitted `flush(state, hyper)`, after which every row of the table is up to date.
+
+    Before a table is read other than by a training step, it must be flushed. `state` is donated.
+    """
+
+    def flush(state: TrainState, hyper: Hyperparameters) -> TrainState:
+        rows = state.optimizer["table"]
+        if not isinstance(rows, row_adam.RowAdam) or hyper.catch_up is None:
+            return state
+        table, rows = row_adam.flush(
+            state.params["table"], rows, state.step, hyper.catch_up, config.optimizer
+        )
+        return state.replace(
+            params={**state.params, "table": table}, optimizer={**state.optimizer, "table": rows}
+        )
+
+    return jax.jit(flush, donate_argnames="state")
+
+
+def _adams(config: Any) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Of the encoder, and of a dense table."""
+    optimizer = config.optimizer
+    return (
+        make_adam(optimizer, optimizer.epsilon),
+        make_adam(optimizer, optimizer.table_epsilon),
+    )
 
 
 def train_key(config: Any) -> jax.Array:

@@ -49,7 +49,7 @@ def cloze(key: jax.Array, valid: jax.Array, fraction: float) -> jax.Array:
     draws = jnp.where(valid & ~last, draws, 2.0)
     order = jnp.argsort(jnp.argsort(draws, axis=-1), axis=-1)
     wanted = jnp.maximum(1, jnp.round(fraction * lengths).astype(jnp.int32))
-    wanted = jnp.minimum(wanted, _most_masked(valid.shape[-1], fraction) - 1)
+    wanted = jnp.minimum(wanted, most_masked(valid.shape[-1], fraction) - 1)
     return valid & (last | (order < jnp.minimum(wanted, lengths - 1)))
 
 
@@ -64,7 +64,7 @@ def masked_positions(masked: jax.Array, fraction: float) -> jax.Array:
       [B, M] int32, in order, then positions that are not masked. M is the most that `cloze` hides
       in a session of L tracks.
     """
-    most = _most_masked(masked.shape[-1], fraction)
+    most = most_masked(masked.shape[-1], fraction)
     return jnp.argsort(~masked, axis=-1, stable=True)[:, :most].astype(jnp.int32)
 
 
@@ -107,6 +107,6 @@ def position_draws(
     return jax.vmap(over_columns, in_axes=(0, None))(jnp.arange(rows), jnp.arange(columns))
 
 
-def _most_masked(length: int, fraction: float) -> int:
+def most_masked(length: int, fraction: float) -> int:
     """The most positions `cloze` hides in a session of `length` tracks."""
     return min(length, max(1, round(fraction * length)) + 1)

@@ -49,7 +49,9 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
     for name in config.eval.metrics:
         metrics.canonical(name)
     encoder = make_encoder(config.model, config.data.max_length)
-    step.make_train_step(config, encoder, num_steps=1)  # names a wrong choice before data is read
+    # These name a wrong choice before data is read.
+    step.make_train_step(config, encoder, num_steps=1)
+    step.hyperparameters(config, num_steps=1)
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         new = not workdir.exists()
@@ -95,6 +97,8 @@ class _Run:
             seed=config.seed,
         )
         self.num_steps = _num_steps(config, split)
+        self.hyper = step.hyperparameters(config, self.num_steps)
+        self.flush = step.make_flush(config)
         self.state = step.init_state(config, encoder, split.num_ids)
         self.history: list[float] = []  # the selection metric after each epoch
         start = checkpoints.latest_step
@@ -118,7 +122,6 @@ class _Run:
     def train(self) -> None:
         """All epochs that are left."""
         config, per_epoch = self.config, self.batches.steps_per_epoch
-        hyper = step.hyperparameters(config)
         key = step.train_key(config)
         done = int(self.state.step)
         ready = prefetch(self.batches.from_step(done))
@@ -126,7 +129,7 @@ class _Run:
             pending: list[dict[str, jax.Array]] = []
             began = time.monotonic()
             while done < self.num_steps and not self.stopped_early:
-                self.state, values = self.train_step(self.state, next(ready), hyper, key)
+                self.state, values = self.train_step(self.state, next(ready), self.hyper, key)
                 done += 1
                 pending.append(values)
                 epoch, within = -(-done // per_epoch), done % per_epoch
@@ -150,6 +153,7 @@ class _Run:
         self.checkpoints.wait()
 
     def _validate(self, done: int, epoch: int) -> None:
+        self.state = self.flush(self.state, self.hyper)
         ranks = self.evaluator.ranks(self.state.params, "valid", full=False)
         values = evaluate.summarise(ranks, (*self.config.eval.metrics, SELECTION))
         self.history.append(values[f"valid/{SELECTION}"])
@@ -166,7 +170,9 @@ class _Run:
         config, names = self.config, self.config.eval.metrics
         best_step = self.best_epoch * self.batches.steps_per_epoch
         if best_step != int(self.state.step):
-            self.state = self.checkpoints.restore(best_step, self.state)
+            self.state = self.checkpoints.restore(
+                best_step, self.state
+            )  # flushed before it was saved
         results: dict[str, Any] = {
             "name": config.name,
             "source": config.data.source,

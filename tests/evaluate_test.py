@@ -11,6 +11,7 @@ from conftest import make_sessions, random_listening
 from skipjax import encoders, evaluate
 from skipjax.data.split import leave_one_out
 from skipjax.errors import ConfigError
+from skipjax.limits import check_limits
 
 METRICS = ("hr@1", "hr@10", "ndcg@10", "mrr")
 
@@ -62,6 +63,32 @@ def test_ranks_depend_on_neither_batch_size_nor_chunks_nor_order(causal):
         np.testing.assert_array_equal(found, whole[name][order])
 
 
+def test_progress_goes_through_all_sessions():
+    split = make_split()
+    encoder, params = make_model(split)
+    seen = []
+    evaluator = evaluate.Evaluator(tiny(batch_size=7), encoder, split)
+    evaluator.ranks(params, "test", full=True, progress=lambda *args: seen.append(args))
+    assert seen == [(done, 30, "testing") for done in (7, 14, 21, 28, 30)]
+
+
+def test_precision_is_used():
+    split = make_split()
+    encoder, params = make_model(split)
+    params["table"] = params["table"].round(3)
+    config = tiny(precision="bfloat16")
+    rough = evaluate.Evaluator(config, encoder, split).ranks(params, "test", full=True)
+    exact = evaluate.Evaluator(tiny(), encoder, split).ranks(params, "test", full=True)
+    for name, found in exact.items():
+        assert (rough[name] != found).any()
+        assert np.abs(rough[name] - found).max() < 10
+
+
+def test_unknown_precision_is_named():
+    with pytest.raises(ConfigError, match=r"config\.eval\.precision is 'float16'; choose"):
+        check_limits(tiny(precision="float16"))
+
+
 @pytest.mark.parametrize("which", ["valid", "test"])
 def test_ranks_are_the_loop(which):
     split = make_split()
@@ -91,6 +118,18 @@ def test_candidates_are_distinct_tracks_outside_the_session():
         assert not set(row.tolist()) & set(own.tolist())
         assert row.min() >= 2
         assert row.max() < split.num_ids
+
+
+def test_candidates_are_places_among_the_tracks_outside():
+    """Published numbers depend on which are drawn."""
+    split = make_split()
+    drawn = evaluate.Candidates(split, 25, seed=3)(np.arange(30))
+    for i, row in enumerate(drawn):
+        own = split.tracks[split.starts[i] : split.starts[i] + split.lengths[i]].tolist()
+        outside = [v for v in range(2, split.num_ids) if v not in own]
+        rng = np.random.default_rng((3, int(split.session_hashes[i])))
+        places = rng.choice(len(outside), 25, replace=False, shuffle=False)
+        assert row.tolist() == [outside[place] for place in places]
 
 
 def test_candidates_depend_on_seed_and_session_id_alone():

@@ -22,6 +22,11 @@ def key():
     return jax.random.key(7)
 
 
+def cloze_key():
+    """The one that the objective draws its MASKs with."""
+    return jax.random.split(jax.random.split(key())[1])[1]
+
+
 @functools.cache
 def make(**changes):
     """A tiny model without dropout, and its jitted objective."""
@@ -35,8 +40,9 @@ def make(**changes):
         config[section][field] = value
     encoder = encoders.make_encoder(config.model, config.data.max_length)
     params = encoders.init_params(jax.random.key(1), encoder, NUM_IDS, config.model.width)
-    raw = objective.make_objective(config, encoder)
-    return config, encoder, params, jax.jit(raw, static_argnames=("deterministic", "reduce_fn"))
+    raw = objective.Objective(config, encoder)
+    static = ("deterministic", "reduce_fn")
+    return config, encoder, params, jax.jit(raw.__call__, static_argnames=static)
 
 
 @functools.cache
@@ -79,7 +85,7 @@ CHOICES = [
 def test_objective_is_the_loop(rng, causal, choice):
     config, encoder, params, compute = make(model__causal=causal, **choice)
     batch = make_batch(rng)
-    _, cloze_key, softmax_key, contrast_key = jax.random.split(key(), 4)
+    softmax_key, contrast_key = jax.random.split(jax.random.split(key())[0])
     table = np.array(params["table"], float)
     shape = (4, 9) if config.sampling.scope == "session" else (9,)
     negatives = np.array(sampling.uniform_tracks(softmax_key, shape, NUM_IDS))
@@ -89,7 +95,7 @@ def test_objective_is_the_loop(rng, causal, choice):
         masked = None
         encoded = encode(encoder, params, tracks[:, :-1], valid[:, 1:])
     else:
-        masked = np.array(targets.cloze(cloze_key, valid, config.loss.cloze_fraction))
+        masked = np.array(targets.cloze(cloze_key(), valid, config.loss.cloze_fraction))
         inputs = jnp.where(jnp.array(masked), MASK_ID, tracks)
         encoded = encode(encoder, params, inputs, valid)
 
@@ -245,7 +251,7 @@ def test_full_softmax_agrees_with_sampling_everything(rng, causal):
         hidden = encode(encoder, params, tracks[:, :-1], valid[:, 1:])
         places = [(b, i, i - 1) for b, n in ((0, 8), (1, 6)) for i in range(1, n)]
     else:
-        masked = targets.cloze(jax.random.split(key(), 4)[1], valid, 0.2)
+        masked = targets.cloze(cloze_key(), valid, 0.2)
         inputs = jnp.where(masked, MASK_ID, tracks)
         hidden = encode(encoder, params, inputs, valid)
         places = [(b, i, i) for b in (0, 1) for i in np.flatnonzero(np.array(masked[b]))]

@@ -1,3 +1,4 @@
+import functools
 import importlib
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from skipjax import encoders, ranking
 
@@ -85,23 +88,166 @@ sampled = jax.jit(ranking.sampled_ranks)(hidden, table, target, others.astype(np
 expected = 1 + np.take_along_axis(above, others, 1).sum(1) + (1 if pairs else 300)
 np.testing.assert_array_equal(sampled, expected)
 """
+    run(program)
+
+
+def run(program):
+    """In a process of its own, as compiled for users."""
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_no_array_of_sessions_by_tracks():
+def test_neither_batch_size_nor_chunk_size_changes_a_bit():
+    """Scores of nearly equal rows, so that any other order of summation moves many ranks."""
+    run("""
+import importlib, jax, numpy as np
+from skipjax import encoders, ranking
+rng = np.random.default_rng(0)
+model = importlib.import_module("configs.common").get_config().model
+encoder = encoders.make_encoder(model, 20)
+params = encoders.init_params(jax.random.key(0), encoder, 3001, 128)
+near = 0.02 * rng.normal(size=128) * (1 + 1e-7 * rng.normal(size=(3001, 128)))
+params["table"] = jax.numpy.array(near, "float32")
+lengths = rng.integers(1, 20, size=300)
+valid = np.arange(19)[None, :] < lengths[:, None]
+tracks = np.where(valid, rng.integers(2, 3001, size=(300, 19)), 0).astype(np.int32)
+target = rng.integers(2, 3001, size=300).astype(np.int32)
+others = rng.integers(2, 3001, size=(300, 100)).astype(np.int32)
+def everything(batch_size, chunk_size):
+    @jax.jit
+    def some(tracks, valid, target, others):
+        hidden = ranking.next_hidden(encoder, params, tracks, valid)
+        # What the encoder sees is the same; what is scored differs more from session to session.
+        apart = hidden + 0.1 * np.sin(np.arange(128.0, dtype=np.float32))
+        table = params["table"]
+        return (
+            hidden,
+            ranking.sampled_ranks(apart, table, target, others),
+            ranking.full_ranks(apart, table, target, chunk_size=chunk_size),
+            ranking.top_k(apart, table, 20, chunk_size=chunk_size),
+        )
+    parts = []
+    for start in range(0, 300, batch_size):
+        batch = [a[start : start + batch_size] for a in (tracks, valid, target, others)]
+        missing = batch_size - len(batch[0])
+        batch = [np.concatenate([a, np.repeat(a[:1], missing, axis=0)]) for a in batch]
+        found = jax.tree.map(lambda a: np.asarray(a)[: batch_size - missing], some(*batch))
+        parts.append(found)
+    return jax.tree.map(lambda *a: np.concatenate(a), *parts)
+expected = everything(300, 4096)
+assert len(np.unique(expected[2])) > 100
+for sizes in ((7, 512), (64, 1000), (100, 1536), (256, 100)):
+    jax.tree.map(np.testing.assert_array_equal, everything(*sizes), expected)
+""")
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _top_k(hidden, table, exclude, k, chunk_size):
+    return ranking.top_k(hidden, table, k, chunk_size=chunk_size, exclude=exclude)
+
+
+@st.composite
+def catalogues(draw):
+    """Scores that are small integers, so exact and with many ties."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_ids = draw(st.sampled_from([30, 1100]))  # few shapes, as each is compiled
+    hidden = rng.integers(-2, 3, size=(5, 3)).astype(np.float32)
+    table = rng.integers(-2, 3, size=(num_ids, 3)).astype(np.float32)
+    exclude = rng.integers(0, 30, size=(5, draw(st.sampled_from([0, 7])))).astype(np.int32)
+    return hidden, table, exclude
+
+
+@settings(max_examples=20, deadline=None)
+@given(catalogues(), st.sampled_from([3, 40]), st.sampled_from([600, 4096]))
+def test_top_k_is_the_loop(catalogue, k, chunk_size):
+    hidden, table, exclude = catalogue
+    scores, ids = _top_k(*map(jnp.array, (hidden, table, exclude)), k, chunk_size)
+    assert scores.shape == ids.shape == (len(hidden), k)
+    for h, heard, found, best in zip(hidden, exclude, scores, ids, strict=True):
+        expected = reference.top_k(table @ h, k, set(heard.tolist()))
+        assert [(float(s), int(v)) for s, v in zip(found, best, strict=True)] == expected
+
+
+@pytest.mark.parametrize("chunk_size", [512, 4096])
+def test_top_k_never_gives_pad_mask_nan_or_a_track_twice(chunk_size):
+    table = jnp.ones((600, 2)).at[:2].set(9.0).at[5].set(jnp.nan).at[7].set(-jnp.inf)
+    _, ids = ranking.top_k(jnp.ones((1, 2)), table, 600, chunk_size=chunk_size)
+    assert ids[0].tolist() == [v for v in range(2, 600) if v not in (5, 7)] + 4 * [0]
+
+
+def test_the_first_of_the_top_has_rank_1(rng):
+    hidden = jnp.array(rng.normal(size=(9, 16)), jnp.float32)
+    table = jnp.array(rng.normal(size=(1300, 16)), jnp.float32)
+    scores, ids = ranking.top_k(hidden, table, 50, chunk_size=512)
+    np.testing.assert_allclose(scores[:, 7], (hidden * table[ids[:, 7]]).sum(axis=1), rtol=1e-5)
+    for place in (0, 7, 49):
+        ranks = ranking.full_ranks(hidden, table, ids[:, place], chunk_size=600)
+        assert ranks.tolist() == 9 * [place + 1]
+
+
+@pytest.mark.parametrize("precision", ranking.PRECISIONS)
+def test_precision_is_that_of_the_inputs(precision, rng):
+    """Integers of up to 8 bits are exact in bfloat16; sums of them need float32."""
+    hidden = rng.integers(-255, 256, size=(6, 8)).astype(np.float32)
+    table = rng.integers(-255, 256, size=(50, 8)).astype(np.float32)
+    table[2] = rng.integers(128, 256, size=8)
+    table[3] = table[2] + 0.25  # the same in bfloat16 alone
+    target = np.full(6, 2, np.int32)
+    others = np.tile(np.arange(3, 50, dtype=np.int32), (6, 1))
+    used = table if precision == "float32" else np.round(table)
+    expected = [reference.rank(used @ h, 2, range(2, 50)) for h in hidden]
+    exact = [reference.rank(table @ h, 2, range(2, 50)) for h in hidden]
+    assert (expected == exact) == (precision == "float32")
+    hidden, table, target, others = map(jnp.array, (hidden, table, target, others))
+    full = ranking.full_ranks(hidden, table, target, chunk_size=512, precision=precision)
+    sampled = ranking.sampled_ranks(hidden, table, target, others, precision=precision)
+    assert full.tolist() == sampled.tolist() == expected
+
+
+def test_unknown_precision_is_named():
+    hidden, table, target = jnp.ones((1, 2)), jnp.ones((4, 2)), jnp.array([2], jnp.int32)
+    for rank in (
+        lambda: ranking.full_ranks(hidden, table, target, chunk_size=1, precision="float16"),
+        lambda: ranking.sampled_ranks(hidden, table, target, target[:, None], precision="float16"),
+        lambda: ranking.top_k(hidden, table, 1, chunk_size=1, precision="float16"),
+    ):
+        with pytest.raises(ValueError, match="precision is 'float16'; choose one of"):
+            rank()
+
+
+def temporary_bytes(function, num_ids, batch_size=64):
+    """Of ranking with a table of [num_ids, 16], compiled."""
     compiled = (
-        jax.jit(lambda *a: ranking.full_ranks(*a, chunk_size=512))
+        jax.jit(function)
         .lower(
-            jax.ShapeDtypeStruct((64, 16), jnp.float32),
-            jax.ShapeDtypeStruct((100_000, 16), jnp.float32),
-            jax.ShapeDtypeStruct((64,), jnp.int32),
+            jax.ShapeDtypeStruct((batch_size, 16), jnp.float32),
+            jax.ShapeDtypeStruct((num_ids, 16), jnp.float32),
+            jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+            jax.ShapeDtypeStruct((batch_size, 1000), jnp.int32),
         )
         .compile()
     )
-    assert compiled.memory_analysis().temp_size_in_bytes < 8 * 64 * 512 * 4
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("full", lambda h, t, target, _: ranking.full_ranks(h, t, target, chunk_size=512)),
+        ("top", lambda h, t, target, _: ranking.top_k(h, t, 10, chunk_size=512)),
+    ],
+)
+def test_memory_is_that_of_a_chunk_whatever_the_catalogue(name, function):
+    small, large = (temporary_bytes(function, n) for n in (20_000, 1_000_000))
+    assert small == large < 10 * 4 * 64 * 512
+
+
+def test_memory_of_sampled_ranking_is_that_of_a_few_sessions():
+    small, large = (temporary_bytes(ranking.sampled_ranks, n) for n in (20_000, 1_000_000))
+    assert small == large < 2 * 4 * 64 * 1008 + 4 * 4096 * 16 * 4  # ids, and rows with room to move
+    assert temporary_bytes(ranking.sampled_ranks, 20_000, 1024) < 1024 * 1008 * 16  # of 66 MB rows
 
 
 @pytest.mark.parametrize("causal", [True, False])

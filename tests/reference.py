@@ -45,6 +45,13 @@ def rank(scores, target, among):
     return 1 + sum(1 for v in among if v != target and not scores[v] < scores[target])
 
 
+def top_k(scores, k, exclude):
+    """[(score, id), ...] of the best k real ids, ties by lower id; then (-inf, 0)."""
+    left = [v for v in range(2, len(scores)) if v not in exclude]
+    best = sorted(left, key=lambda v: (-scores[v], v))[:k]
+    return [(float(scores[v]), v) for v in best] + (k - len(best)) * [(-math.inf, 0)]
+
+
 def metric(name, ranks):
     kind, _, k = name.partition("@")
     k = int(k) if k else None

@@ -3,15 +3,16 @@
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from skipjax.data.packing import typical_packing
 from skipjax.data.split import LeaveOneOut
 from skipjax.errors import ConfigError
 from skipjax.ids import HELD_OUT, PAD_ID
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -36,20 +37,26 @@ class SessionBatches:
         self._epoch = -1
         self._order = np.empty(0, np.int64)
         self.steps_per_epoch = steps_per_epoch(split, batch_size)
+        self._packing = typical_packing(split.lengths - HELD_OUT, batch_size, self._length)
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0.
 
         Returns:
-          `tracks` [B, L] int32, `skipped` and `valid` [B, L] bool, padded on the right.
+          `tracks` [B, L] int32, `skipped` and `valid` [B, L] bool, padded on the right, sessions by
+          falling length; and `packing`, bounds on those lengths, unless they are exceeded.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             order = np.random.default_rng((self._seed, epoch)).permutation(self._split.num_sessions)
             self._epoch, self._order = epoch, order
         rows = self._order[within * self._batch_size : (within + 1) * self._batch_size]
+        rows = rows[np.argsort(-self._split.lengths[rows], kind="stable")]
         lengths = self._split.lengths[rows] - HELD_OUT
-        return spans(self._split, rows, lengths, (self._batch_size, self._length))
+        batch = spans(self._split, rows, lengths, (self._batch_size, self._length))
+        if self._packing and self._packing.fits(batch["valid"].sum(axis=1)):
+            batch["packing"] = self._packing
+        return batch
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """All batches from `step` on, without end."""
