@@ -7,6 +7,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from skipjax.cli.config_flags import parse
+from skipjax.cli.huge_pages import restart_with_huge_pages
 from skipjax.errors import ConfigError, SkipjaxError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.", lock_config=True)
@@ -20,6 +21,7 @@ def main(argv):
         raise ConfigError(f"unknown argument {argv[1]!r}; options begin with --.")
     if _CONFIG.value is None:
         raise ConfigError("say what to run: --config=configs/sasrec_skip.py, for example.")
+    restart_with_huge_pages()
     # Imported here, so that --help and a misspelt flag answer at once.
     from skipjax.train import train_and_evaluate
 

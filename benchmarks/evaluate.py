@@ -33,6 +33,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.environment import described, environment
+from skipjax.cli.huge_pages import restart_with_huge_pages
 
 WIDTH, BATCH_SIZE, NUM_CANDIDATES, CHUNK_SIZE = 128, 256, 1000, 4096
 KINDS = {
@@ -46,6 +47,7 @@ SLOW_TO_START = ("skipjax bfloat16", "Evaluator, first time")
 
 
 def main() -> None:
+    restart_with_huge_pages()  # for all contenders alike
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few sessions and tracks, once")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there, too")

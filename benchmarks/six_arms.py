@@ -57,16 +57,16 @@ def main() -> None:
         overrides_here = [f"--config.data.cache_dir={scratch}/cache", *overrides]
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
             running = [
-                pool.submit(_run, config, Path(scratch) / str(i), overrides_here)
+                pool.submit(run, config, Path(scratch) / str(i), overrides_here)
                 for i, config in enumerate(ARMS.values())
             ]
             console = Console(stderr=True)
             results = [future.result() for future in track(running, "training", console=console)]
-    # Where a file lies on this machine is nobody's business.
-    shown = [f"{o.partition('=')[0]}={Path(o.partition('=')[2]).name}" for o in overrides]
     facts = {
         **environment(["jax", "flax", "optax", "numpy"]),
-        "command": " ".join(["python -m benchmarks.six_arms", f"--jobs={args.jobs}", *shown]),
+        "command": " ".join(
+            ["python -m benchmarks.six_arms", f"--jobs={args.jobs}", *shown(overrides)]
+        ),
         "results": dict(zip(ARMS, results, strict=True)),
     }
     _print(facts)
@@ -74,7 +74,8 @@ def main() -> None:
         args.json.write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def _run(config: str, workdir: Path, overrides: list[str]) -> dict[str, Any]:
+def run(config: str, workdir: Path, overrides: list[str]) -> dict[str, Any]:
+    """The results of main.py with that file of configs/, and the seconds it took."""
     command = [sys.executable, "main.py", f"--config=configs/{config}", f"--workdir={workdir}"]
     start = time.monotonic()
     done = subprocess.run([*command, *overrides], stdout=subprocess.PIPE, text=True)
@@ -83,6 +84,11 @@ def _run(config: str, workdir: Path, overrides: list[str]) -> dict[str, Any]:
     seconds = time.monotonic() - start
     results = json.loads((workdir / "results.json").read_text())
     return {**results, "seconds": round(seconds, 1)}
+
+
+def shown(overrides: list[str]) -> list[str]:
+    """Without folders: where a file lies on this machine is nobody's business."""
+    return [f"{o.partition('=')[0]}={Path(o.partition('=')[2]).name}" for o in overrides]
 
 
 def _print(facts: dict[str, Any]) -> None:

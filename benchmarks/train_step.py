@@ -32,6 +32,7 @@ from rich.table import Table
 from benchmarks.environment import described, environment
 from benchmarks.step_contest import FULL, QUICK, SEED, WORKLOADS, Contest
 from benchmarks.step_worker import step_config
+from skipjax.cli.huge_pages import restart_with_huge_pages
 
 SCOPES = ("batch", "session")
 BUSY_LOAD = 0.5
@@ -39,6 +40,7 @@ INSTALL = "PyTorch is not installed, so left out; to compare: pip install -e '.[
 
 
 def main() -> None:
+    restart_with_huge_pages()  # for all contenders alike
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smoke run: tiny sizes, few steps")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there, too")

@@ -83,7 +83,8 @@ def get_config() -> ConfigDict:
     optimizer.table = "deferred"
     optimizer.epsilon = 1e-8
     # The rows of rare tracks have tiny gradients, which 1e-8 would damp. Much below 1e-17, a
-    # gradient whose square underflows would become a huge step.
+    # gradient whose square underflows would become a huge step; with much more, "deferred" is only
+    # nearly Adam (skipjax/row_adam.py).
     optimizer.table_epsilon = 1e-17
     optimizer.weight_decay = 0.0
     optimizer.clip_norm = 0.0  # global norm; 0 does not clip

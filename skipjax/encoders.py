@@ -1,11 +1,12 @@
 """The session encoder: one Transformer, causal like SASRec or bidirectional like BERT4Rec."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from skipjax.errors import ConfigError
@@ -14,7 +15,7 @@ from skipjax.ids import HELD_OUT
 _ACTIVATIONS = {"relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False)}
 _POSITIONS = ("from_end", "absolute")
 
-_Move = Callable[[jax.Array], jax.Array]
+Parts = Sequence[tuple[slice, int]]
 
 
 class Attention(nn.Module):
@@ -26,10 +27,13 @@ class Attention(nn.Module):
     initializer: nn.initializers.Initializer
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, pack: _Move, unpack: _Move) -> jax.Array:
-        """x [..., D] as `pack` gives it and mask [B, 1, L, L] to [..., D]."""
+    def __call__(
+        self, x: jax.Array, masks: list[jax.Array], pack: Callable, unpack: Callable
+    ) -> jax.Array:
+        """x [..., D] as `pack` gives it, and a mask [b, 1, l, l] of each part, to [..., D]."""
         width = x.shape[-1]
         heads = (self.num_heads, width // self.num_heads)
+        dropout = Dropout(self.dropout, self.deterministic)
 
         def dense(name, features, axis=-1):
             return nn.DenseGeneral(
@@ -40,11 +44,13 @@ class Attention(nn.Module):
                 name=name,
             )
 
-        query, key, value = (unpack(dense(name, heads)(x)) for name in ("query", "key", "value"))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(heads[1]), key)
-        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-        weights = Dropout(self.dropout, self.deterministic)(nn.softmax(scores))
-        attended = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        def attend(query, key, value, mask):
+            scores = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(heads[1]), key)
+            scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+            return jnp.einsum("bhqk,bkhd->bqhd", dropout(nn.softmax(scores)), value)
+
+        read = [unpack(dense(name, heads)(x)) for name in ("query", "key", "value")]
+        attended = [attend(*part) for part in zip(*read, masks, strict=True)]
         return dense("out", width, axis=(-2, -1))(pack(attended))
 
 
@@ -68,19 +74,30 @@ class Dropout(nn.Module):
         return jnp.where(bits >= dropped, x * (2**16 / (2**16 - dropped)), 0)
 
 
-def _packing(valid: jax.Array, num_tokens: int | None) -> tuple[_Move, _Move]:
-    """[B, L, ...] to [num_tokens, ...], the valid positions first, and back."""
-    if num_tokens is None:
-        return (lambda x: x), (lambda x: x)
-    number = valid.size
-    position = jnp.nonzero(valid.reshape(-1), size=num_tokens, fill_value=number)[0]
-    token = jnp.where(valid, jnp.cumsum(valid.reshape(-1)).reshape(valid.shape) - 1, num_tokens)
+def _packing(
+    valid: jax.Array, num_tokens: int | None, parts: Parts
+) -> tuple[Callable[[list[jax.Array]], jax.Array], Callable[[jax.Array], list[jax.Array]]]:
+    """From the parts' grids [b, l, ...] to [num_tokens, ...], valid positions first, and back.
 
-    def pack(x):
-        return x.reshape(number, *x.shape[2:]).at[position].get(mode="fill", fill_value=0)
+    Without `num_tokens`, to one grid of all.
+    """
+    if num_tokens is None:
+        return jnp.concatenate, lambda x: [x[part, :longest] for part, longest in parts]
+    grids = [valid[part, :longest] for part, longest in parts]
+    flat = jnp.concatenate([grid.reshape(-1) for grid in grids])
+    place = jnp.nonzero(flat, size=num_tokens, fill_value=len(flat))[0]
+    token = jnp.where(flat, jnp.cumsum(flat) - 1, num_tokens)
+    ends = np.cumsum([grid.size for grid in grids])
+
+    def pack(xs):
+        x = jnp.concatenate([x.reshape(-1, *x.shape[2:]) for x in xs])
+        return x.at[place].get(mode="fill", fill_value=0)
 
     def unpack(x):
-        return x.at[token].get(mode="fill", fill_value=0)
+        return [
+            x.at[token[end - grid.size : end].reshape(grid.shape)].get(mode="fill", fill_value=0)
+            for grid, end in zip(grids, ends, strict=True)
+        ]
 
     return pack, unpack
 
@@ -126,6 +143,7 @@ class Encoder(nn.Module):
         valid: jax.Array,
         *,
         num_tokens: int | None = None,
+        parts: Parts = (),
         deterministic: bool = True,
     ) -> jax.Array:
         """Encodes sessions padded on the right.
@@ -135,13 +153,16 @@ class Encoder(nn.Module):
           valid: [B, L] bool, not padding. Padding is never attended to.
           num_tokens: at least as many as are valid: then only so many positions are worked on,
             whatever L is, and `hidden` is 0 at the padded ones.
+          parts: slices of the sessions, all of them in order, each with its longest length at most,
+            to which attention is then confined.
           deterministic: no dropout; otherwise a "dropout" PRNG key is needed.
 
         Returns:
           `hidden` [B, L, D]; what stands at padded positions means nothing.
         """
         length, width = embedded.shape[1:]
-        pack, unpack = _packing(valid, num_tokens)
+        parts = parts or ((slice(None), length),)
+        pack, unpack = _packing(valid, num_tokens, parts)
         dropout = Dropout(self.dropout, deterministic)
         table = self.param("positions", self.initializer, (self.num_positions, width))
         places = jnp.broadcast_to(jnp.arange(length), valid.shape)
@@ -152,7 +173,12 @@ class Encoder(nn.Module):
         if self.causal:
             mask = nn.combine_masks(mask, nn.make_causal_mask(valid, dtype=bool), dtype=bool)
 
-        x = dropout(pack(embedded) + table[pack(places)])
+        masks = [mask[part, :, :longest, :longest] for part, longest in parts]
+
+        def grids(x):
+            return [x[part, :longest] for part, longest in parts]
+
+        x = dropout(pack(grids(embedded)) + table[pack(grids(places))])
         for layer in range(self.num_layers):
             attend = Attention(
                 self.num_heads,
@@ -169,7 +195,7 @@ class Encoder(nn.Module):
 
             for branch, name in (
                 (
-                    lambda x, attend=attend: attend(x, mask, pack, unpack),
+                    lambda x, attend=attend: attend(x, masks, pack, unpack),
                     f"norm_{layer}_attention",
                 ),
                 (feed_forward, f"norm_{layer}_feedforward"),
@@ -178,7 +204,9 @@ class Encoder(nn.Module):
                 x = x + dropout(branch(norm(x))) if self.pre_norm else norm(x + dropout(branch(x)))
         if self.pre_norm:
             x = self._norm("norm_last")(x)
-        return unpack(nn.gelu(self._dense(width, "head")(x), approximate=False))
+        hidden = unpack(nn.gelu(self._dense(width, "head")(x), approximate=False))
+        padding = [((0, 0), (0, length - x.shape[1]), (0, 0)) for x in hidden]
+        return jnp.concatenate([jnp.pad(x, p) for x, p in zip(hidden, padding, strict=True)])
 
     def _dense(self, width: int, name: str) -> nn.Dense:
         return nn.Dense(width, kernel_init=self.initializer, bias_init=self.initializer, name=name)

@@ -27,8 +27,8 @@ _LIMITS = {
     "optimizer.warmup_steps": (0, math.inf),
     "optimizer.b1": (0, 0.999999),
     "optimizer.b2": (0, 0.999999),
-    "optimizer.epsilon": (0, math.inf),
-    "optimizer.table_epsilon": (0, math.inf),
+    "optimizer.epsilon": (1e-30, math.inf),  # 0 / 0 where there never was a gradient
+    "optimizer.table_epsilon": (1e-30, math.inf),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.clip_norm": (0, math.inf),
     "train.batch_size": (1, math.inf),

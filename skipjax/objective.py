@@ -213,11 +213,16 @@ class Objective:
         valid, embedded, packing = batch["valid"], rows["tracks"], batch.get("packing")
 
         def encode(embedded, valid, num_tokens):
+            parts = ()
+            if packing:  # a causal model does not read the last track
+                lengths = [length - self._encoder.causal for length in packing.lengths]
+                parts = list(zip(parts_of(len(valid)), lengths, strict=True))
             return self._encoder.apply(
                 {"params": encoder_params},
                 embedded,
                 valid,
                 num_tokens=num_tokens,
+                parts=parts,
                 deterministic=deterministic,
                 rngs=None if deterministic else {"dropout": dropout_key},
             )
@@ -247,14 +252,26 @@ class Objective:
         target_logits = jnp.sum(hidden * _take(rows["tracks"], target_at), axis=-1)
         if self._draws.scope == "batch":
             outside = sampling.outside_session(ids["negatives"], tracks, valid)
-            logits = jnp.einsum("bpd,kd->bpk", hidden, rows["negatives"])
-            return losses.contrast_nll(
-                target_logits,
-                logits,
-                where_others=outside[:, None, :],
-                where=counts,
+            session = jnp.broadcast_to(jnp.arange(len(tracks))[:, None], counts.shape)
+            # In a causal model, no more positions count than have an input.
+            size = packing.num_inputs if packing and self._encoder.causal else counts.size
+            place = jnp.nonzero(counts.reshape(-1), size=size, fill_value=counts.size)[0]
+
+            def pack(x):
+                x = x.reshape(counts.size, *x.shape[2:])
+                return x.at[place].get(mode="fill", fill_value=0)
+
+            counted = pack(counts)
+            found = losses.contrast_nll(
+                pack(target_logits),
+                jnp.einsum("td,kd->tk", pack(hidden), rows["negatives"]),
+                where_others=outside[pack(session)],
+                where=counted,
                 reduce_fn=reduce_fn,
             )
+            if reduce_fn is not None:
+                return found
+            return jnp.zeros(counts.size).at[place].set(found, mode="drop").reshape(counts.shape)
         # In parts, each of which fits a CPU's cache, and has less padding where they are packed.
         values = []
         for i, part in enumerate(parts_of(len(tracks))):

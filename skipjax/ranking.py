@@ -83,6 +83,8 @@ def sampled_ranks(
     ids = _padded(jnp.concatenate([target[:, None], candidates], axis=1), _CANDIDATES, axis=1)
     # The same whatever the batch, and two at least: XLA would unroll a loop of one, and sum anew.
     size = max(1, _gathered_rows() // ids.shape[1])
+    if number <= size and jax.default_backend() != "cpu":
+        size = -(-number // 2)  # where no sum depends on it anyway
     multiple = size if number > size else 2 * size
     hidden, ids = (_padded(a, multiple).reshape(-1, size, a.shape[1]) for a in (hidden, ids))
 
@@ -168,6 +170,7 @@ def top_k(
     wanted = k if exclude is None else k + exclude.shape[1]
 
     def merge(best, ids, new, scores):
+        scores = jnp.where(scores == 0, 0.0, scores)  # -0.0 is no less than 0.0
         scores = jnp.where(new[:, None] & (scores > -jnp.inf), scores, -jnp.inf)
         scores, at = jax.lax.top_k(scores[:, :number].T, min(wanted, len(ids)))
         # Of equals, top_k takes the first: those found before have the lower ids.
@@ -220,10 +223,16 @@ def _target_scores(
     Else the score of a target and that of an equal row could differ in the last bit: a tie would
     go either way.
     """
+    number = len(target)
+    session = jnp.arange(number + -number % _IDS).reshape(-1, _IDS)
+
+    def own(block):
+        ids, session = block
+        scores = _scores(table[ids], hidden, precision)
+        return jnp.take_along_axis(scores, jnp.minimum(session, number - 1)[:, None], axis=1)[:, 0]
+
     blocks = _padded(target, _IDS).reshape(-1, _IDS)
-    scores = jax.lax.map(lambda ids: _scores(table[ids], hidden, precision), blocks)
-    row = jnp.arange(len(target))
-    return scores[row // _IDS, row % _IDS, row]
+    return jax.lax.map(own, (blocks, session)).reshape(-1)[:number]
 
 
 def _scores(rows: jax.Array, hidden: jax.Array, precision: str) -> jax.Array:

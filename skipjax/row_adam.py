@@ -34,6 +34,8 @@ from skipjax.optimizers import check_decay, schedule_factor
 # Rows that are updated at a time, so that what lies between fits a CPU's cache.
 _CHUNK = 8192
 
+_MOST_UPDATES = 5_000_000
+
 _TINY = 1e-30  # where v is 0, so is m: 0 / 0 would not be
 
 
@@ -96,6 +98,13 @@ def make_catch_up(optimizer: Any, num_steps: int) -> CatchUp:
     # From here on the bias corrections are 1 to the last bit of a float32, and the schedule flat.
     flat = math.ceil(math.log(2**-26) / math.log(max(b1, b2, 0.5)))
     size = max(flat, optimizer.warmup_steps, num_steps if optimizer.decay != "constant" else 0)
+    if size > _MOST_UPDATES:
+        raise ConfigError(
+            f"deferred Adam keeps a number for each of {size:,} updates, more than "
+            f"{_MOST_UPDATES:,}: lower config.optimizer.b2 ({optimizer.b2}), "
+            f"config.optimizer.warmup_steps ({optimizer.warmup_steps:,}) or the length of the "
+            "decay, or set config.optimizer.table = 'dense'."
+        )
     update = np.arange(1, size + 2)  # j
     factors = np.asarray(schedule_factor(optimizer, update - 1, num_steps), np.float64)
     rates = optimizer.learning_rate * factors
@@ -166,12 +175,11 @@ def _caught_up(rows, m, v, last, done, catch_up, optimizer):
 
     shrink = 1.0
     if catch_up.log_shrink is not None:
-
-        def log_shrink(s):
-            beyond = jnp.maximum(s - (len(catch_up.log_shrink) - 1), 0)
-            return at(catch_up.log_shrink, s) + catch_up.log_shrink_slope * beyond
-
-        shrink = jnp.exp(log_shrink(done) - log_shrink(last))
+        # What lies beyond the last entry is no difference of large numbers.
+        end = len(catch_up.log_shrink) - 1
+        inside = at(catch_up.log_shrink, done) - at(catch_up.log_shrink, last)
+        beyond = jnp.maximum(done, end) - jnp.maximum(last, end)
+        shrink = jnp.exp(inside + catch_up.log_shrink_slope * beyond)
     factor = shrink * at(catch_up.sums, last) - power(b1 / math.sqrt(b2)) * at(catch_up.sums, done)
     # One number a row, computed once: fused with what follows, it would be once an element.
     shrink, factor, m_power, v_power = jax.lax.optimization_barrier(

@@ -56,7 +56,7 @@ def hyperparameters(config: Any, num_steps: int) -> Hyperparameters:
       ConfigError: a field with an impossible value.
     """
     catch_up = None
-    if config.optimizer.table == "deferred":
+    if config.optimizer.table == "deferred" and config.sampling.scope != "full":
         catch_up = row_adam.make_catch_up(config.optimizer, num_steps)
     return Hyperparameters(
         learning_rate=jnp.float32(config.optimizer.learning_rate),
@@ -85,6 +85,8 @@ def by_rows(config: Any, num_ids: int) -> bool:
         return False
     sessions = config.train.batch_size
     read = sessions * (config.data.max_length - HELD_OUT)
+    if config.loss.negatives == "random":
+        read *= 2
     read += draws.num_negatives * (sessions if draws.scope == "session" else 1)
     return table == "lazy" or read < num_ids
 

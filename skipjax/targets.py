@@ -48,9 +48,9 @@ def cloze(key: jax.Array, valid: jax.Array, fraction: float) -> jax.Array:
     draws = position_draws(jax.random.uniform, key, valid.shape)
     draws = jnp.where(valid & ~last, draws, 2.0)
     order = jnp.argsort(jnp.argsort(draws, axis=-1), axis=-1)
-    wanted = jnp.maximum(1, jnp.round(fraction * lengths).astype(jnp.int32))
-    wanted = jnp.minimum(wanted, most_masked(valid.shape[-1], fraction) - 1)
-    return valid & (last | (order < jnp.minimum(wanted, lengths - 1)))
+    # Rounded here, so that no float32 rounds otherwise than `most_masked`.
+    wanted = jnp.array([max(1, round(fraction * n)) for n in range(valid.shape[-1] + 1)], jnp.int32)
+    return valid & (last | (order < jnp.minimum(wanted[lengths], lengths - 1)))
 
 
 def masked_positions(masked: jax.Array, fraction: float) -> jax.Array:

@@ -10,6 +10,7 @@ import pytest
 import reference
 
 from skipjax import encoders, objective, sampling, targets
+from skipjax.data import packing
 from skipjax.errors import ConfigError
 from skipjax.ids import MASK_ID
 
@@ -78,6 +79,29 @@ CHOICES = [
     {"loss__target": "next_played"},
     {"sampling__scope": "batch"},
 ]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("lengths", [(8, 8, 7, 6, 5, 2, 0), (5, 2)], ids=str)
+@pytest.mark.parametrize("choice", [{}, {"sampling__scope": "batch"}], ids=str)
+def test_packing_changes_no_loss_and_no_gradient(rng, causal, lengths, choice, monkeypatch):
+    monkeypatch.setattr(packing, "_SMALLEST_PART", 1)
+    *_, params, compute = make(model__causal=causal, **choice)
+    batch = make_batch(rng, lengths)
+    bounds = packing.packing_of(np.array([n for n in lengths if n]), len(lengths), 8)
+    packed = {**batch, "packing": bounds}
+    assert bounds.num_tokens == sum(lengths)
+    assert len(bounds.lengths) == min(4, len(lengths))
+    for reduce_fn in (None, jnp.mean):
+        plain = compute(params, batch, WEIGHTS, key(), reduce_fn=reduce_fn)
+        for name, found in compute(params, packed, WEIGHTS, key(), reduce_fn=reduce_fn).items():
+            np.testing.assert_allclose(found, plain[name], rtol=1e-4, atol=1e-6)
+    if len(lengths) == 2:
+        return
+    _, expected = gradients_of(compute, "loss")(params, batch)
+    _, actual = gradients_of(compute, "loss")(params, packed)
+    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("causal", [True, False])

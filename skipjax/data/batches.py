@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from skipjax.data.packing import typical_packing
+from skipjax.data.packing import packing_of
 from skipjax.data.split import LeaveOneOut
 from skipjax.errors import ConfigError
 from skipjax.ids import HELD_OUT, PAD_ID
@@ -19,8 +19,10 @@ T = TypeVar("T")
 class SessionBatches:
     """Training spans in a new order each epoch; a batch is a function of (seed, step) alone.
 
-    Every session is visited once an epoch: the last batch of an epoch is filled up with empty
-    sessions, which count nowhere.
+    Every session is visited once an epoch. Shuffled sessions are dealt out by their lengths, so
+    that all batches of all epochs have nearly the same ones: no batch is larger than another by
+    more than a session, and the padding in them can be left out (see packing.py). What is missing
+    of a batch is filled up with empty sessions, which count nowhere.
     """
 
     def __init__(self, split: LeaveOneOut, *, batch_size: int, max_length: int, seed: int):
@@ -35,28 +37,29 @@ class SessionBatches:
         self._length = max_length - HELD_OUT
         self._seed = seed
         self._epoch = -1
-        self._order = np.empty(0, np.int64)
+        self._order = self._firsts = np.empty(0, np.int64)
         self.steps_per_epoch = steps_per_epoch(split, batch_size)
-        self._packing = typical_packing(split.lengths - HELD_OUT, batch_size, self._length)
+        self._packing = packing_of(split.lengths - HELD_OUT, batch_size, self._length)
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0.
 
         Returns:
           `tracks` [B, L] int32, `skipped` and `valid` [B, L] bool, padded on the right, sessions by
-          falling length; and `packing`, bounds on those lengths, unless they are exceeded.
+          falling length; and `packing`, unless it would save nothing.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            order = np.random.default_rng((self._seed, epoch)).permutation(self._split.num_sessions)
-            self._epoch, self._order = epoch, order
-        rows = self._order[within * self._batch_size : (within + 1) * self._batch_size]
-        rows = rows[np.argsort(-self._split.lengths[rows], kind="stable")]
+            rng = np.random.default_rng((self._seed, epoch))
+            order = rng.permutation(self._split.num_sessions)
+            order = order[np.argsort(-self._split.lengths[order], kind="stable")]
+            # The first batch dealt to has the longest sessions, so it is not always the first used.
+            firsts = rng.permutation(self.steps_per_epoch)
+            self._epoch, self._order, self._firsts = epoch, order, firsts
+        rows = self._order[self._firsts[within] :: self.steps_per_epoch]
         lengths = self._split.lengths[rows] - HELD_OUT
         batch = spans(self._split, rows, lengths, (self._batch_size, self._length))
-        if self._packing and self._packing.fits(batch["valid"].sum(axis=1)):
-            batch["packing"] = self._packing
-        return batch
+        return {**batch, "packing": self._packing} if self._packing else batch
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """All batches from `step` on, without end."""
@@ -66,7 +69,7 @@ class SessionBatches:
 
 
 def steps_per_epoch(split: LeaveOneOut, batch_size: int) -> int:
-    """Batches that visit every session once, the last one perhaps not full."""
+    """Batches that visit every session once."""
     return -(-split.num_sessions // batch_size)
 
 

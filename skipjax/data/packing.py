@@ -1,65 +1,57 @@
 """Bounds on the lengths in a batch, with which a step works on tracks rather than on padding."""
 
 import dataclasses
-import math
 
 import numpy as np
 
-# Batches are cut in so many parts by length: more would save little more padding.
-PARTS = 4
+# Batches are cut in so many parts by length, or fewer if they would be smaller than that: more
+# would save little more padding, and take longer to compile.
+_PARTS = 4
+_SMALLEST_PART = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Bounds on the lengths of a batch whose sessions stand by falling length.
-
-    They are shapes of the compiled step, so they are the same for nearly all batches.
+    """Bounds that hold for every batch of an epoch; they are shapes of the compiled step.
 
     Attributes:
-      num_tokens: at least the tracks of all sessions.
-      num_inputs: at least those that another one follows.
-      lengths: for each of PARTS equal parts, from the longest sessions to the shortest, at least
-        the length of its longest.
+      num_tokens: at least the tracks of all sessions of a batch.
+      num_inputs: at least those of its tracks that another one follows.
+      lengths: for each part of a batch (see `parts_of`), from its longest sessions to its shortest,
+        at least the length of the longest.
     """
 
     num_tokens: int
     num_inputs: int
     lengths: tuple[int, ...]
 
-    def fits(self, lengths: np.ndarray) -> bool:
-        """Whether sessions of `lengths` [B], falling, are within these bounds."""
-        starts = [part.start for part in parts_of(len(lengths))]
-        return (
-            lengths.sum() <= self.num_tokens
-            and np.maximum(lengths - 1, 0).sum() <= self.num_inputs
-            and all(
-                lengths[start] <= most for start, most in zip(starts, self.lengths, strict=True)
-            )
-        )
-
 
 def parts_of(number: int) -> list[slice]:
-    """PARTS slices of `number` sessions, or fewer if there are fewer."""
-    parts = min(PARTS, number)
+    """Slices of `number` sessions, of equal size but for one."""
+    parts = max(1, min(_PARTS, number // _SMALLEST_PART))
     return [slice(number * i // parts, number * (i + 1) // parts) for i in range(parts)]
 
 
-def typical_packing(lengths: np.ndarray, batch_size: int, max_length: int) -> Packing | None:
-    """Bounds that one batch in 10,000 exceeds, or None where they would save nothing.
+def packing_of(lengths: np.ndarray, batch_size: int, max_length: int) -> Packing | None:
+    """The bounds of batches into which sessions are dealt out by falling length.
 
     Args:
-      lengths: of all spans.
-      batch_size: sessions of a batch.
-      max_length: of any span.
+      lengths: of all sessions.
+      batch_size: B.
+      max_length: of any session.
+
+    Returns:
+      None where there is next to no padding.
     """
-    deviations = 4.0  # of a normal distribution: one side of it is 3e-5
-    spread = deviations * lengths.std() / math.sqrt(batch_size)
-    num_tokens = math.ceil(batch_size * min(lengths.mean() + spread, max_length))
+    steps = -(-len(lengths) // batch_size)
+    dealt = np.zeros((batch_size, steps), np.int64)  # a column is a batch
+    dealt.reshape(-1)[: len(lengths)] = -np.sort(-lengths.astype(np.int64))
+    num_tokens = int(dealt.sum(axis=0).max())
     if num_tokens > 0.95 * batch_size * max_length:
         return None
-    bounds = []
-    for part in parts_of(batch_size):
-        share = 1 - part.start / batch_size  # of sessions that are shorter
-        slack = deviations * math.sqrt(share * (1 - share) / batch_size)
-        bounds.append(math.ceil(np.quantile(lengths, min(1.0, share + slack))))
-    return Packing(num_tokens, num_tokens - batch_size, tuple(bounds))
+    return Packing(
+        num_tokens=num_tokens,
+        num_inputs=int(np.maximum(dealt - 1, 0).sum(axis=0).max()),
+        # Where all of a part's sessions are empty, as much as the shortest has.
+        lengths=tuple(max(2, int(dealt[part.start, 0])) for part in parts_of(batch_size)),
+    )
