@@ -1,6 +1,6 @@
 """How fast held-out tracks are ranked, and in how much memory beyond the track table.
 
-    python -m benchmarks.evaluate [--quick] [--json FILE]
+    python -m benchmarks.evaluate [--quick] [--json FILE] [--workloads W1 W2 W3]
 
 5,000 sessions, batches of 256, width 128, catalogues of 100 K, 1 M and, where memory allows,
 10 M tracks: against all of them, and against 1000 candidates each. All contenders rank the same
@@ -41,7 +41,7 @@ KINDS = {
     "sampled": ("floor", "skipjax", "PyTorch", "Evaluator, first time", "Evaluator, again"),
 }
 # name: tracks, runs of each contender
-WORKLOADS = {"W1": (100_000, 5), "W2": (1_000_000, 5), "W3": (10_000_000, 2)}
+WORKLOADS = {"W1": (100_000, 3), "W2": (1_000_000, 3), "W3": (10_000_000, 2)}
 QUICK = {"quick": (20_000, 1)}
 SLOW_TO_START = ("skipjax bfloat16", "Evaluator, first time")
 
@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few sessions and tracks, once")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there, too")
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, help="by default, all")
     parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -67,7 +68,8 @@ def main() -> None:
     num_sessions = 512 if args.quick else 5000
     results: dict[str, Any] = {}
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        for name, (num_tracks, repeats) in (QUICK if args.quick else WORKLOADS).items():
+        asked = {name: WORKLOADS[name] for name in args.workloads or WORKLOADS}
+        for name, (num_tracks, repeats) in (QUICK if args.quick else asked).items():
             needed = 3 * 4 * WIDTH * num_tracks  # the table, twice while it is made, and room
             if needed > _available_bytes():
                 console.print(f"{name} left out: it needs {needed / 1e9:.0f} GB of free memory.")
@@ -94,7 +96,8 @@ def main() -> None:
 def _command(args: argparse.Namespace) -> str:
     """What was run, without where on this machine."""
     json_file = f" --json {args.json.name}" if args.json else ""
-    return "python -m benchmarks.evaluate" + " --quick" * args.quick + json_file
+    workloads = " --workloads " + " ".join(args.workloads) if args.workloads else ""
+    return "python -m benchmarks.evaluate" + " --quick" * args.quick + workloads + json_file
 
 
 def _available_bytes() -> int:
