@@ -47,7 +47,6 @@ SLOW_TO_START = ("skipjax bfloat16", "Evaluator, first time")
 
 
 def main() -> None:
-    restart_with_huge_pages()  # for all contenders alike
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few sessions and tracks, once")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there, too")
@@ -366,4 +365,5 @@ def _print(facts: dict[str, Any], console: Console) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # for all contenders alike
     main()

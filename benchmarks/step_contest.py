@@ -34,6 +34,7 @@ _FLOOR_IDS = 1_000_000  # of the table that gathers are timed on: far beyond cac
 # fit, and to tell who fits beside whom.
 _NEEDS = {
     "skipjax": (3, 1.0),
+    "skipjax, 4 KB pages": (3, 1.0),
     "skipjax lazy": (3, 1.0),
     "skipjax dense": (5, 1.0),
     "torch Adam": (6, 0.8),

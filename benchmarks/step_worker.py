@@ -20,9 +20,11 @@ from typing import Any
 
 _NUM_STEPS = 100_000  # of a run, more than will be made
 
+_SMALL_PAGES = "skipjax, 4 KB pages"  # what skipjax/cli/huge_pages.py saves
 # name: (where it is made, its kind there)
 CONTENDERS = {
     "skipjax": ("skipjax", "deferred"),
+    _SMALL_PAGES: ("skipjax", "deferred"),
     "skipjax lazy": ("skipjax", "lazy"),
     "skipjax dense": ("skipjax", "dense"),
     "torch Adam": ("torch", "adam"),
@@ -39,6 +41,8 @@ class Worker:
         self._ready: dict[str, Any] | None = None
         # Side by side, nobody may take all of a GPU's memory at the start.
         environ = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        if spec["contender"] == _SMALL_PAGES:
+            environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=0"
         if spec["quick"]:  # compiling would take most of the time
             environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
             environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(spec["batches"]).parent / "compiled")

@@ -40,7 +40,6 @@ INSTALL = "PyTorch is not installed, so left out; to compare: pip install -e '.[
 
 
 def main() -> None:
-    restart_with_huge_pages()  # for all contenders alike
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smoke run: tiny sizes, few steps")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there, too")
@@ -209,4 +208,5 @@ def _remarks(workload: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # for all contenders alike
     main()

@@ -18,6 +18,9 @@ too: with P(s, t) = Π_{s<i≤t} (1 - lr(i) w) and t = s + k, the row is P(s, t)
 This is exact but for Adam's ε, which is added to a √v that does not decay meanwhile: keep it far
 below √v. So the cost of a step does not depend on how many rows there are. **Lazy** Adam leaves out
 the making up, and is another optimiser.
+
+What is kept of a row is not m and v but the direction m/√v and the root √v, which hold the same: so
+a row can be made up for, each time it is read, from two arrays, without a root or a division.
 """
 
 import math
@@ -36,21 +39,21 @@ _CHUNK = 8192
 
 _MOST_UPDATES = 5_000_000
 
-_TINY = 1e-30  # where v is 0, so is m: 0 / 0 would not be
-
 
 @flax.struct.dataclass
 class RowAdam:
     """What Adam remembers of each row.
 
     Attributes:
-      m, v: [V, D] first and second moment, as they were after the row's last update.
+      direction: [V, D] m / (√v + ε') after the row's last update, the first moment over the root of
+        the second; ε' is ε √(1 - β2^last), as bias corrections are left out of all three.
+      root: [V, D] √v.
       last: [V] int32, the number of that update, 0 for none.
       place: [V] int32, room for the map from ids to places in a step's list of them.
     """
 
-    m: jax.Array
-    v: jax.Array
+    direction: jax.Array
+    root: jax.Array
     last: jax.Array
     place: jax.Array
 
@@ -74,8 +77,8 @@ def init_rows(table: jax.Array) -> RowAdam:
     """Before the first update of `table` [V, D]."""
     numbers = table.shape[:1]
     return RowAdam(
-        m=jnp.zeros_like(table),
-        v=jnp.zeros_like(table),
+        direction=jnp.zeros_like(table),
+        root=jnp.zeros_like(table),
         last=jnp.zeros(numbers, jnp.int32),
         place=jnp.zeros(numbers, jnp.int32),
     )
@@ -156,13 +159,17 @@ def read_rows(
     rows = table[ids]
     if catch_up is None:
         return rows
-    return _caught_up(rows, state.m[ids], state.v[ids], state.last[ids], done, catch_up, optimizer)[
-        0
-    ]
+    made_up, _ = _make_up(state.last[ids], done, catch_up, optimizer)
+    return made_up(rows, state.direction[ids])
 
 
-def _caught_up(rows, m, v, last, done, catch_up, optimizer):
-    """Rows [..., D], m and v of updates `last` [...] as they are after `done`."""
+def _make_up(last, done, catch_up, optimizer):
+    """What brings rows of updates `last` [...] to where they are after `done`.
+
+    Returns:
+      A function of rows [..., D] and their directions, and, to multiply by, [..., 1] of the
+      direction and of the root.
+    """
     b1, b2 = _betas(optimizer)
     missed = (done - last).astype(jnp.float32)[..., None]
     last = last[..., None]
@@ -180,14 +187,13 @@ def _caught_up(rows, m, v, last, done, catch_up, optimizer):
         inside = at(catch_up.log_shrink, done) - at(catch_up.log_shrink, last)
         beyond = jnp.maximum(done, end) - jnp.maximum(last, end)
         shrink = jnp.exp(inside + catch_up.log_shrink_slope * beyond)
-    factor = shrink * at(catch_up.sums, last) - power(b1 / math.sqrt(b2)) * at(catch_up.sums, done)
+    decay = power(b1 / math.sqrt(b2))  # ρ^k
+    factor = shrink * at(catch_up.sums, last) - decay * at(catch_up.sums, done)
     # One number a row, computed once: fused with what follows, it would be once an element.
-    shrink, factor, m_power, v_power = jax.lax.optimization_barrier(
-        (shrink, factor, power(b1), power(b2))
+    shrink, factor, decay, root_decay = jax.lax.optimization_barrier(
+        (shrink, factor, decay, power(math.sqrt(b2)))
     )
-    epsilon = optimizer.table_epsilon * jnp.sqrt(1 - jnp.float32(optimizer.b2) ** done)
-    moved = m / (jnp.sqrt(v) + jnp.maximum(epsilon, _TINY))
-    return shrink * rows - factor * moved, m_power * m, v_power * v
+    return lambda rows, direction: shrink * rows - factor * direction, (decay, root_decay)
 
 
 @flax.struct.dataclass
@@ -262,21 +268,28 @@ def update_rows(
     """
     b1, b2 = optimizer.b1, optimizer.b2
     count = done + 1
-    # Both bias corrections at once: c · m / (√v + ε'), rather than a division for each.
-    root = jnp.sqrt(1 - jnp.float32(b2) ** count)
-    rate_corrected = rate * root / (1 - jnp.float32(b1) ** count)
-    epsilon = optimizer.table_epsilon * root
 
-    def update(part, rows, m, v, last):
+    def unbiased(number):
+        return jnp.sqrt(1 - jnp.float32(b2) ** number)
+
+    # Both bias corrections at once: c · m / (√v + ε'), rather than a division for each.
+    rate_corrected = rate * unbiased(count) / (1 - jnp.float32(b1) ** count)
+    epsilon = optimizer.table_epsilon * unbiased(count)
+
+    def update(part, rows, direction, root, last):
+        epsilon_then = (optimizer.table_epsilon * unbiased(last))[:, None]
+        decay = root_decay = 1.0
         if catch_up is not None:
-            rows, m, v = _caught_up(rows, m, v, last, done, catch_up, optimizer)
+            made_up, (decay, root_decay) = _make_up(last, done, catch_up, optimizer)
+            rows = made_up(rows, direction)
         g = part(touched.gradients) * scale
-        m = (1 - b1) * g + b1 * m
-        v = (1 - b2) * g**2 + b2 * v
-        moved = rate_corrected * m / (jnp.sqrt(v) + epsilon)
+        m = (1 - b1) * g + (b1 * decay * root_decay) * (direction * (root + epsilon_then))
+        root = jnp.sqrt((1 - b2) * g**2 + b2 * (root_decay * root) ** 2)
+        direction = m / (root + epsilon)
+        moved = rate_corrected * direction
         if optimizer.weight_decay:
             moved += rate * optimizer.weight_decay * rows
-        return rows - moved, m, v, jnp.maximum(last, count)
+        return rows - moved, direction, root, jnp.maximum(last, count)
 
     return _by_chunks(update, touched.ids, touched.first, table, state)
 
@@ -286,19 +299,20 @@ def flush(
 ) -> tuple[jax.Array, RowAdam]:
     """All rows as dense Adam would have them after `done` updates; in place, where donated."""
 
-    def update(part, rows, m, v, last):
+    def update(part, rows, direction, root, last):
         del part
-        rows, m, v = _caught_up(rows, m, v, last, done, catch_up, optimizer)
-        return rows, m, v, jnp.maximum(last, done)
+        made_up, (decay, root_decay) = _make_up(last, done, catch_up, optimizer)
+        rows = made_up(rows, direction)
+        return rows, decay * direction, root_decay * root, jnp.maximum(last, done)
 
     ids = jnp.arange(len(table), dtype=jnp.int32)
     return _by_chunks(update, ids, jnp.ones(ids.shape, bool), table, state)
 
 
 def _by_chunks(update, ids, first, table, state):
-    """`update(part, rows, m, v, last)` of the rows `ids` [N], where `first`, chunk by chunk.
+    """What `update(part, rows, direction, root, last)` makes of the rows `ids` [N], where `first`.
 
-    `part` cuts the chunk's part out of an array [N, ...].
+    They go through it chunk by chunk; `part` cuts the chunk's part out of an array [N, ...].
     """
     number, num_ids = len(ids), len(table)
     # At least two turns: XLA dissolves a loop of one, and then copies `last`.
@@ -320,9 +334,9 @@ def _by_chunks(update, ids, first, table, state):
             for x, new in zip(arrays, update(part, *(x[rows] for x in arrays)), strict=True)
         )
 
-    arrays = (table, state.m, state.v, state.last)
-    table, m, v, last = jax.lax.fori_loop(0, -(-number // size), turn, arrays)
-    return table, RowAdam(m, v, last, state.place)
+    arrays = (table, state.direction, state.root, state.last)
+    table, direction, root, last = jax.lax.fori_loop(0, -(-number // size), turn, arrays)
+    return table, RowAdam(direction, root, last, state.place)
 
 
 def _betas(optimizer: Any) -> tuple[float, float]:

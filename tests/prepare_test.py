@@ -170,7 +170,10 @@ def test_signals_leave_nothing(tmp_path, number, code):
     os.mkfifo(log)
     pipe = os.open(log, os.O_RDWR)  # unlike O_WRONLY, does not wait for a reader
     command = [sys.executable, "-m", "skipjax", "prepare", "mssd", log, "--out", deep / "out"]
+    # Where the tests themselves run in the background, SIGINT is ignored, and that is inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 30
         while not deep.exists() and time.monotonic() < deadline:
