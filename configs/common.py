@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     data.max_length = 20  # MSSD's longest session
     data.skip_levels = (1, 2)  # section 3: played very briefly or briefly
     data.require_skip = False  # the authors' loader keeps only sessions with a skip
+    data.labels = "logged"  # or "shuffled" among the events of all training spans, as a control
 
     # For data.source = "table": which column is what. '' means there is no such column.
     data.table = table = ConfigDict()
@@ -48,6 +49,7 @@ def get_config() -> ConfigDict:
     model.dropout = 0.2
     model.activation = "relu"  # or "gelu"; the head is GELU in any case
     model.pre_norm = False
+    model.skip_embedding = False  # tells the encoder which of the tracks it reads were skipped
     # The authors count from the start, where the last places of a test are never trained.
     model.positions = "from_end"  # or "absolute"
     model.init_stddev = 1.0  # cut at ±init_bound, so nearly uniform; 0.02 is BERT4Rec's
@@ -61,9 +63,12 @@ def get_config() -> ConfigDict:
     loss.temperature = 0.1
     loss.context = "track"  # or "hidden": what is pulled and pushed
     loss.anchors = "all"  # or "played": which positions pull and push
-    loss.negatives = "own"  # or "future", "shifted", "random"
+    loss.negatives = "own"  # or "future", "shifted", "random", "batch"
     loss.polarity = "skipped"  # or "played": the labels inverted
     loss.target = "next"  # or "next_played": what the NLL predicts
+    loss.skipped_target = "recommend"  # or "not_to_recommend": -log(1 - p) where it was skipped
+    loss.skipped_weight = 1.0  # in the NLL, of a target that was skipped; 0 drops it
+    loss.skipped_negatives = False  # skipped tracks as further negatives of the softmax
     loss.cloze_fraction = 0.2  # of a session behind MASK (bidirectional)
 
     config.sampling = sampling = ConfigDict()

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from skipjax.errors import ConfigError
-from skipjax.ids import HELD_OUT
+from skipjax.ids import HELD_OUT, UNKNOWN
 
 _ACTIVATIONS = {"relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False)}
 _POSITIONS = ("from_end", "absolute")
@@ -121,6 +121,7 @@ class Encoder(nn.Module):
       num_positions: how many positions have an embedding; those beyond share the last one.
       initializer: of weights, biases and embeddings.
       init_norms: of the gains and biases of normalisations, too, which otherwise begin at 1 and 0.
+      skip_embedding: an embedding of UNKNOWN, PLAYED or SKIPPED is added to each track's.
     """
 
     causal: bool
@@ -135,6 +136,7 @@ class Encoder(nn.Module):
     num_positions: int
     initializer: nn.initializers.Initializer
     init_norms: bool
+    skip_embedding: bool
 
     @nn.compact
     def __call__(
@@ -142,6 +144,7 @@ class Encoder(nn.Module):
         embedded: jax.Array,
         valid: jax.Array,
         *,
+        feedback: jax.Array | None = None,
         num_tokens: int | None = None,
         parts: Parts = (),
         deterministic: bool = True,
@@ -151,6 +154,8 @@ class Encoder(nn.Module):
         Args:
           embedded: [B, L, D] embeddings of tracks, L ≤ max_length.
           valid: [B, L] bool, not padding. Padding is never attended to.
+          feedback: [B, L] int, UNKNOWN (all of it, if not given), PLAYED or SKIPPED; only read with
+            `skip_embedding`.
           num_tokens: at least as many as are valid: then only so many positions are worked on,
             whatever L is, and `hidden` is 0 at the padded ones.
           parts: slices of the sessions, all of them in order, each with its longest length at most,
@@ -178,7 +183,13 @@ class Encoder(nn.Module):
         def grids(x):
             return [x[part, :longest] for part, longest in parts]
 
-        x = dropout(pack(grids(embedded)) + table[pack(grids(places))])
+        x = pack(grids(embedded)) + table[pack(grids(places))]
+        if self.skip_embedding:
+            codes = self.param("feedback", self.initializer, (3, width))
+            if feedback is None:
+                feedback = jnp.full(valid.shape, UNKNOWN)
+            x += codes[pack(grids(feedback))]
+        x = dropout(x)
         for layer in range(self.num_layers):
             attend = Attention(
                 self.num_heads,
@@ -249,6 +260,7 @@ def make_encoder(model: Any, max_length: int) -> Encoder:
         num_positions=longest_input if model.positions == "from_end" else max_length,
         initializer=truncated_normal(model.init_stddev, model.init_bound),
         init_norms=model.init_norms,
+        skip_embedding=model.skip_embedding,
     )
 
 

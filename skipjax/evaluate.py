@@ -47,7 +47,9 @@ class Evaluator:
             metrics.canonical(name)
 
         def sampled(params, batch):
-            hidden = ranking.next_hidden(encoder, params, batch["tracks"], batch["valid"])
+            hidden = ranking.next_hidden(
+                encoder, params, batch["tracks"], batch["valid"], batch["skipped"]
+            )
             return hidden, ranking.sampled_ranks(
                 hidden, params["table"], batch["targets"], batch["candidates"], precision=precision
             )

@@ -22,6 +22,7 @@ _LIMITS = {
     "loss.beta": (0, math.inf),
     "loss.temperature": (1e-6, math.inf),
     "loss.cloze_fraction": (1e-6, 1),
+    "loss.skipped_weight": (0, math.inf),
     "sampling.num_negatives": (1, math.inf),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.warmup_steps": (0, math.inf),

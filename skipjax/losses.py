@@ -56,11 +56,50 @@ def sampled_softmax_nll(
     )
 
 
+def not_to_recommend_nll(
+    logits: jax.Array,
+    *,
+    where: jax.Array | None = None,
+    reduce_fn: ReduceFn | None = jnp.mean,
+) -> jax.Array:
+    """Negative log-likelihood of *not* recommending the target (Wang et al., RecSys 2023).
+
+        nll = -log(1 - p) = log(sum_j where_j exp(logits_j)) - log(sum_{j>0} where_j exp(logits_j))
+
+    For targets that were skipped ("Learning from Negative User Feedback and Measuring
+    Responsiveness for Sequential Recommenders", arXiv 2308.12256, "not-to-recommend").
+
+    Args:
+      logits: [..., 1 + K], the target's score in column 0, then those of K other tracks.
+      where: bool, broadcastable to `logits`: which columns count. A position whose column 0 is
+        masked, or that has no other column left, does not count.
+      reduce_fn: see the module's docstring.
+
+    Returns:
+      A scalar, or [...] if `reduce_fn` is None.
+
+    Raises:
+      ValueError: `where` does not broadcast to `logits`.
+    """
+    logits = _float(logits)
+    where = _broadcast_where(where, logits.shape)
+    counted = where[..., 0] & where[..., 1:].any(axis=-1)
+    return contrast_nll(
+        logits[..., 0],
+        logits[..., 1:],
+        where_others=where[..., 1:],
+        where_not=counted,
+        where=counted,
+        reduce_fn=reduce_fn,
+    )
+
+
 def contrast_nll(
     target_logits: jax.Array,
     other_logits: jax.Array,
     *,
     where_others: jax.Array | None = None,
+    where_not: jax.Array | None = None,
     where: jax.Array | None = None,
     reduce_fn: ReduceFn | None = jnp.mean,
 ) -> jax.Array:
@@ -72,6 +111,8 @@ def contrast_nll(
       target_logits: [...].
       other_logits: [..., K].
       where_others: bool, broadcastable to `other_logits`: which of them count.
+      where_not: bool, broadcastable to [...]: positions whose target is one not to recommend, with
+        `not_to_recommend_nll` instead; 0 there if no other counts.
       where: bool, broadcastable to [...]: the positions that count.
       reduce_fn: see the module's docstring.
 
@@ -96,7 +137,18 @@ def contrast_nll(
     top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
     total = jnp.exp(target - top) + jnp.exp(others - top[..., None]).sum(axis=-1)
     nll = jnp.log(total) + top - target
+    if where_not is not None:
+        nll = jnp.where(_broadcast_where(where_not, target.shape), _against(target, others), nll)
     return reduce_where(nll, counted, reduce_fn)
+
+
+def _against(target, others):
+    """-log(1 - p), which is log(1 + exp(target - log sum_k exp(others_k))); 0 without others."""
+    any_other = (others > -jnp.inf).any(axis=-1)
+    others = jnp.where(any_other[..., None], others, 0)
+    top = jax.lax.stop_gradient(jnp.max(others, axis=-1))
+    total = jnp.exp(others - top[..., None]).sum(axis=-1)
+    return jnp.where(any_other, jax.nn.softplus(target - top - jnp.log(total)), 0)
 
 
 def softmax_nll(

@@ -16,9 +16,10 @@ from skipjax.ids import FIRST_TRACK_ID, MASK_ID
 _CHOICES = {
     "loss.context": ("track", "hidden"),
     "loss.anchors": ("all", "played"),
-    "loss.negatives": ("own", "future", "shifted", "random"),
+    "loss.negatives": ("own", "future", "shifted", "random", "batch"),
     "loss.polarity": ("skipped", "played"),
     "loss.target": ("next", "next_played"),
+    "loss.skipped_target": ("recommend", "not_to_recommend"),
     "sampling.scope": ("session", "batch", "full"),
 }
 
@@ -60,10 +61,10 @@ class Objective:
             value = config[section][name]
             if value not in choices:
                 raise ConfigError(f"config.{field} is {value!r}; choose one of {choices}.")
-        if config.loss.negatives == "shifted" and config.train.batch_size < 2:
+        if config.loss.negatives in ("shifted", "batch") and config.train.batch_size < 2:
             raise ConfigError(
-                "config.loss.negatives is 'shifted', which needs another session in the batch, "
-                f"but config.train.batch_size is {config.train.batch_size}."
+                f"config.loss.negatives is {config.loss.negatives!r}, which needs another session "
+                f"in the batch, but config.train.batch_size is {config.train.batch_size}."
             )
         self._loss, self._draws, self._encoder = config.loss, config.sampling, encoder
 
@@ -142,9 +143,9 @@ class Objective:
 
         Returns:
           `loss`, `nll` and `infonce`: scalars, or, with `reduce_fn=None`, one value per position
-          without `loss`: nll [B, P] and infonce [B, Q]. P is the L - 1 positions after the first,
-          or, in a bidirectional encoder, the positions behind MASK. Q is L - 1 if the context is
-          "track", else P.
+          without `loss` and before weights: nll [B, P] and infonce [B, Q]. P is the L - 1 positions
+          after the first, or, in a bidirectional encoder, the positions behind MASK. Q is L - 1 if
+          the context is "track", else P.
         """
         tracks, valid = batch["tracks"], batch["valid"]
         embedded = rows["tracks"]
@@ -167,7 +168,12 @@ class Objective:
             target_at, counts = positive_at, predict & positive_hidden
         else:
             target_at, counts = at, predict
-        nll = self._nll(hidden, rows, ids, target_at, counts, batch, reduce_fn)
+        nll = self._nll(hidden, rows, ids, target_at, counts, skipped, batch)
+        if reduce_fn is not None and self._loss.skipped_weight != 1:
+            weight = jnp.where(_take(skipped, target_at), self._loss.skipped_weight, 1.0)
+            total = jnp.sum(weight, where=counts)
+            nll *= weight * jnp.where(total > 0, counts.sum() / jnp.maximum(total, 1e-9), 0)
+        nll = losses.reduce_where(nll, counts, reduce_fn)
 
         if self._loss.context == "track":
             # The track embedding before each position, whatever the encoder reads.
@@ -185,23 +191,28 @@ class Objective:
         (pushed, pushed_rows), mask = sampling.contrast_tracks(
             kind, (tracks, embedded), skipped, valid, random
         )
+        anchors, positives = _take(tracks, anchor_at), _take(tracks, positive_at)
+        positive, shape = _take(embedded, positive_at), counts.shape
+        if kind == "batch":  # every context against the tracks of all sessions
+            session = jnp.broadcast_to(jnp.arange(len(tracks))[:, None], tracks.shape)
+            others = _flat(session)[:, None, :] != _flat(session[:, : shape[1]])[:, :, None]
+            pushed, pushed_rows, mask = _flat(pushed), _flat(pushed_rows), _flat(mask)
+            context, positive, counts = _flat(context), _flat(positive), _flat(counts)
+            at, anchors, positives = _flat(at), _flat(anchors), _flat(positives)
         mask = sampling.contrast_mask(
-            kind,
-            pushed,
-            mask,
-            next_position=at,
-            anchors=_take(tracks, anchor_at),
-            positives=_take(tracks, positive_at),
+            kind, pushed, mask, next_position=at, anchors=anchors, positives=positives
         )
         infonce = losses.skip_infonce(
             context,
-            _take(embedded, positive_at),
+            positive,
             pushed_rows,
             temperature=weights.temperature,
-            where_negatives=mask,
+            where_negatives=mask & others if kind == "batch" else mask,
             where=counts,
             reduce_fn=reduce_fn,
         )
+        if reduce_fn is None:
+            infonce = infonce.reshape(shape)
         values = {"nll": nll, "infonce": infonce}
         if reduce_fn is not None:
             values["loss"] = weights.alpha * infonce + weights.beta * nll
@@ -212,7 +223,7 @@ class Objective:
         dropout_key, cloze_key = jax.random.split(key)
         valid, embedded, packing = batch["valid"], rows["tracks"], batch.get("packing")
 
-        def encode(embedded, valid, num_tokens):
+        def encode(embedded, valid, num_tokens, feedback):
             parts = ()
             if packing:  # a causal model does not read the last track
                 lengths = [length - self._encoder.causal for length in packing.lengths]
@@ -221,6 +232,7 @@ class Objective:
                 {"params": encoder_params},
                 embedded,
                 valid,
+                feedback=feedback,
                 num_tokens=num_tokens,
                 parts=parts,
                 deterministic=deterministic,
@@ -229,27 +241,41 @@ class Objective:
 
         if self._encoder.causal:
             num_tokens = packing and packing.num_inputs
-            hidden = encode(embedded[:, :-1], valid[:, 1:], num_tokens)
+            feedback = targets.feedback(batch["skipped"][:, :-1], valid[:, :-1])
+            hidden = encode(embedded[:, :-1], valid[:, 1:], num_tokens, feedback)
             return hidden, after_first, valid[:, 1:], jnp.zeros_like(valid)
         fraction = self._loss.cloze_fraction
         masked = targets.cloze(cloze_key, valid, fraction)
         embedded = jnp.where(masked[..., None], rows["mask"], embedded)
-        hidden = encode(embedded, valid, packing and packing.num_tokens)
+        # Of a target, the encoder is told neither which it is nor whether it was skipped.
+        feedback = targets.feedback(batch["skipped"], valid & ~masked)
+        hidden = encode(embedded, valid, packing and packing.num_tokens, feedback)
         at = targets.masked_positions(masked, fraction)
         return _take(hidden, at), at, _take(masked, at), ~masked
 
-    def _nll(self, hidden, rows, ids, target_at, counts, batch, reduce_fn):
-        """The softmax NLL of [B, P] targets under sampled or all tracks."""
+    def _nll(self, hidden, rows, ids, target_at, counts, skipped, batch):
+        """The softmax NLL of [B, P] targets under sampled or all tracks, 0 where not counted."""
         tracks, valid, packing = batch["tracks"], batch["valid"], batch.get("packing")
-        if self._draws.scope == "full":
-            real = jnp.arange(len(rows["all"])) >= FIRST_TRACK_ID
-            return losses.softmax_nll(
-                jnp.einsum("bpd,vd->bpv", hidden, rows["all"]),
-                _take(tracks, target_at),
-                where=counts[..., None] & real[None, None, :],
-                reduce_fn=reduce_fn,
-            )
         target_logits = jnp.sum(hidden * _take(rows["tracks"], target_at), axis=-1)
+        target = _take(tracks, target_at)
+        where_not = None
+        if self._loss.skipped_target == "not_to_recommend":
+            where_not = _take(skipped, target_at)
+        if self._draws.scope == "full":
+            ids = jnp.arange(len(rows["all"]))[None, None, :]
+            others = (ids >= FIRST_TRACK_ID) & (ids != target[..., None])
+            return losses.contrast_nll(
+                target_logits,
+                jnp.einsum("bpd,vd->bpv", hidden, rows["all"]),
+                where_others=others,
+                where_not=where_not,
+                where=counts,
+                reduce_fn=None,
+            )
+        extra = ()
+        if self._loss.skipped_negatives:
+            pushed = (skipped & valid)[:, None, :] & (tracks[:, None, :] != target[..., None])
+            extra = (jnp.einsum("bpd,bld->bpl", hidden, rows["tracks"]), pushed)
         if self._draws.scope == "batch":
             outside = sampling.outside_session(ids["negatives"], tracks, valid)
             session = jnp.broadcast_to(jnp.arange(len(tracks))[:, None], counts.shape)
@@ -261,16 +287,19 @@ class Objective:
                 x = x.reshape(counts.size, *x.shape[2:])
                 return x.at[place].get(mode="fill", fill_value=0)
 
-            counted = pack(counts)
+            logits, where_others = _with(
+                jnp.einsum("td,kd->tk", pack(hidden), rows["negatives"]),
+                outside[pack(session)],
+                *map(pack, extra),
+            )
             found = losses.contrast_nll(
                 pack(target_logits),
-                jnp.einsum("td,kd->tk", pack(hidden), rows["negatives"]),
-                where_others=outside[pack(session)],
-                where=counted,
-                reduce_fn=reduce_fn,
+                logits,
+                where_others=where_others,
+                where_not=None if where_not is None else pack(where_not),
+                where=pack(counts),
+                reduce_fn=None,
             )
-            if reduce_fn is not None:
-                return found
             return jnp.zeros(counts.size).at[place].set(found, mode="drop").reshape(counts.shape)
         # In parts, each of which fits a CPU's cache, and has less padding where they are packed.
         values = []
@@ -280,16 +309,22 @@ class Objective:
             outside = sampling.outside_session(
                 ids["negatives"][i], tracks[part, :length], valid[part, :length]
             )
+            logits, where_others = _with(
+                jnp.einsum("bpd,bkd->bpk", hidden[part, kept], rows["negatives"][i]),
+                outside[:, None, :],
+                *(x[part, kept] for x in extra),
+            )
             found = losses.contrast_nll(
                 target_logits[part, kept],
-                jnp.einsum("bpd,bkd->bpk", hidden[part, kept], rows["negatives"][i]),
-                where_others=outside[:, None, :],
+                logits,
+                where_others=where_others,
+                where_not=None if where_not is None else where_not[part, kept],
                 where=counts[part, kept],
                 reduce_fn=None,
             )
             missing = counts.shape[1] - found.shape[1]
             values.append(jnp.pad(found, ((0, 0), (0, missing))))
-        return losses.reduce_where(jnp.concatenate(values), counts, reduce_fn)
+        return jnp.concatenate(values)
 
     def _num_asked(self, length):
         """How many positions of a session of `length` tracks are asked for, at most."""
@@ -298,6 +333,22 @@ class Objective:
         if self._encoder.causal:
             return length - 1
         return targets.most_masked(length, self._loss.cloze_fraction)
+
+
+def _with(logits, where, more_logits=None, more_where=None):
+    """Logits [..., K] and which of them count, with more of both behind them."""
+    if more_logits is None:
+        return logits, where
+    where = jnp.broadcast_to(where, logits.shape)
+    return (
+        jnp.concatenate([logits, more_logits], axis=-1),
+        jnp.concatenate([where, more_where], axis=-1),
+    )
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """[B, L, ...] as one session, [1, B · L, ...]."""
+    return x.reshape(1, -1, *x.shape[2:])
 
 
 def _take(x: jax.Array, index: jax.Array) -> jax.Array:

@@ -24,7 +24,11 @@ _CANDIDATES = 16  # a session's candidates, the target included, are padded to a
 
 
 def next_hidden(
-    encoder: Encoder, params: Mapping[str, Any], tracks: jax.Array, valid: jax.Array
+    encoder: Encoder,
+    params: Mapping[str, Any],
+    tracks: jax.Array,
+    valid: jax.Array,
+    skipped: jax.Array | None = None,
 ) -> jax.Array:
     """The state that stands for the track after each session.
 
@@ -34,21 +38,30 @@ def next_hidden(
       encoder, params: the model.
       tracks: [B, L] int32, padded on the right; L + 1 ≤ max_length if bidirectional.
       valid: [B, L] bool.
+      skipped: [B, L] bool, which of them were skipped, or None where that is not known; only
+        encoders with a `skip_embedding` read it.
 
     Returns:
       [B, D] float.
     """
+    known = jnp.zeros_like(valid) if skipped is None else valid
+    feedback = targets.feedback(known if skipped is None else skipped, known)
     if not encoder.causal:
         tracks, valid = targets.append_mask(tracks, valid)
+        feedback = jnp.pad(feedback, ((0, 0), (0, 1)))  # of the MASK, nothing is known
 
     def encode(block):
-        tracks, valid = block
+        tracks, valid, feedback = block
         with jax.default_matmul_precision("highest"):
-            hidden = encoder.apply({"params": params["encoder"]}, params["table"][tracks], valid)
+            hidden = encoder.apply(
+                {"params": params["encoder"]}, params["table"][tracks], valid, feedback=feedback
+            )
         last = jnp.maximum(valid.sum(axis=-1) - 1, 0)
         return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
-    blocks = [_padded(a, SESSIONS).reshape(-1, SESSIONS, a.shape[1]) for a in (tracks, valid)]
+    blocks = [
+        _padded(a, SESSIONS).reshape(-1, SESSIONS, a.shape[1]) for a in (tracks, valid, feedback)
+    ]
     return jnp.concatenate(jax.lax.map(encode, blocks))[: len(tracks)]
 
 

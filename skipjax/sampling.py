@@ -47,7 +47,8 @@ def contrast_tracks(
       kind: "own" or "future": the session's skipped tracks (paper; `contrast_mask` keeps the
         later ones for "future"); "shifted": those of the next session of the batch, the last
         one taking the first's, and none where there is no other; "random": as many
-        `random_tracks` as the session has skips.
+        `random_tracks` as the session has skips; "batch": all that were played first after another
+        one, no skip among them.
       tracks: [B, L] ids, or a tree of ids and what else there is of each, [B, L, ...].
       skipped, valid: [B, L], empty sessions last.
       random_tracks: like `tracks`, used by "random" alone.
@@ -55,6 +56,8 @@ def contrast_tracks(
     Returns:
       The like of `tracks`, and which of them count [B, L] bool.
     """
+    if kind == "batch":
+        return tracks, (valid & ~skipped).at[:, 0].set(False)
     counts = skipped & valid
     if kind == "shifted":
         number = valid.any(axis=1).sum()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from skipjax.ids import MASK_ID
+from skipjax.ids import MASK_ID, PLAYED, SKIPPED, UNKNOWN
 
 
 def first_played(skipped: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -26,6 +26,11 @@ def first_played(skipped: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.A
     index = jax.lax.cummin(played, axis=played.ndim - 1, reverse=True)
     found = index < length
     return jnp.where(found, index, 0), found
+
+
+def feedback(skipped: jax.Array, known: jax.Array) -> jax.Array:
+    """What an encoder may be told of each track: [...] int32, UNKNOWN where not `known`."""
+    return jnp.where(known, jnp.where(skipped, SKIPPED, PLAYED), UNKNOWN)
 
 
 def cloze(key: jax.Array, valid: jax.Array, fraction: float) -> jax.Array:

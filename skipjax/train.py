@@ -212,6 +212,7 @@ def _load(config: Any) -> LeaveOneOut:
         max_length=data.max_length,
         skip_levels=tuple(data.skip_levels),
         require_skip=data.require_skip,
+        labels=data.labels,
     )
     short = sessions.info.get("left_out", {}).get("sessions", 0)
     if short:

@@ -55,9 +55,9 @@ def gradients_of(compute, name):
     )
 
 
-def encode(encoder, params, tracks, valid):
-    embedded = params["table"][tracks]
-    return jax.jit(encoder.apply)({"params": params["encoder"]}, embedded, valid)
+def encode(encoder, params, tracks, valid, feedback):
+    apply = jax.jit(encoder.apply)
+    return apply({"params": params["encoder"]}, params["table"][tracks], valid, feedback=feedback)
 
 
 def make_batch(rng, lengths=(8, 5, 2, 0), width=8, skip=0.5):
@@ -78,7 +78,19 @@ CHOICES = [
     {"loss__negatives": "random"},
     {"loss__polarity": "played"},
     {"loss__target": "next_played"},
+    {"loss__negatives": "batch"},
+    {"loss__negatives": "batch", "loss__context": "hidden", "loss__anchors": "played"},
+    {"loss__skipped_target": "not_to_recommend", "loss__skipped_weight": 0.3},
+    {"loss__skipped_weight": 0.0},
+    {"loss__skipped_negatives": True},
+    {"model__skip_embedding": True},
     {"sampling__scope": "batch"},
+    {
+        "sampling__scope": "batch",
+        "loss__skipped_target": "not_to_recommend",
+        "loss__skipped_negatives": True,
+        "loss__polarity": "played",
+    },
 ]
 
 
@@ -123,13 +135,14 @@ def test_objective_is_the_loop(rng, causal, choice):
     negatives = np.array(sampling.uniform_tracks(softmax_key, shape, NUM_IDS))
     negatives = np.broadcast_to(negatives, (4, 9))
     tracks, valid = jnp.array(batch["tracks"]), jnp.array(batch["valid"])
+    feedback = np.where(batch["valid"], 1 + batch["skipped"], 0)
     if causal:
         masked = None
-        encoded = encode(encoder, params, tracks[:, :-1], valid[:, 1:])
+        encoded = encode(encoder, params, tracks[:, :-1], valid[:, 1:], feedback[:, :-1])
     else:
         masked = np.array(targets.cloze(cloze_key(), valid, config.loss.cloze_fraction))
         inputs = jnp.where(jnp.array(masked), MASK_ID, tracks)
-        encoded = encode(encoder, params, inputs, valid)
+        encoded = encode(encoder, params, inputs, valid, np.where(masked, 0, feedback))
 
     random = targets.position_draws(
         lambda key: sampling.uniform_tracks(key, (), NUM_IDS), contrast_key, tracks.shape
@@ -138,10 +151,19 @@ def test_objective_is_the_loop(rng, causal, choice):
     contrast = {
         "shifted": [batch["tracks"][b][batch["skipped"][b]] for b in (1, 2, 0, 3)],
         "random": [np.array(random[b])[batch["skipped"][b]] for b in range(4)],
+        "batch": [
+            [
+                batch["tracks"][other, j]
+                for other in range(4)
+                for j in range(1, 8)
+                if other != b and batch["valid"][other, j] and not batch["skipped"][other, j]
+            ]
+            for b in range(4)
+        ],
     }.get(config.loss.negatives, [None] * 4)
 
     per_position = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
-    counted = {"nll": [], "infonce": []}
+    counted, weights = {"nll": [], "infonce": []}, {"nll": [], "infonce": []}
     for b, n in enumerate(batch["valid"].sum(axis=1)):
         at = list(range(1, n)) if causal else np.flatnonzero(masked[b]).tolist()
         found = reference.session_losses(
@@ -163,11 +185,18 @@ def test_objective_is_the_loop(rng, causal, choice):
                 wanted[i - 1 if after_first else at.index(i)] = value
             np.testing.assert_allclose(per_position[name][b], wanted, rtol=2e-4, atol=1e-6)
             counted[name] += values.values()
+            weights[name] += [
+                config.loss.skipped_weight
+                if name == "nll" and batch["skipped"][b, i] == (config.loss.polarity == "skipped")
+                else 1.0
+                for i in values
+            ]
 
     reduced = compute(params, batch, WEIGHTS, key())
     for name, values in counted.items():
         assert values
-        np.testing.assert_allclose(reduced[name], np.mean(values), rtol=2e-4)
+        expected = np.average(values, weights=weights[name])
+        np.testing.assert_allclose(reduced[name], expected, rtol=2e-4)
     np.testing.assert_allclose(
         reduced["loss"], 0.5 * reduced["infonce"] + 0.5 * reduced["nll"], rtol=1e-6
     )
@@ -186,9 +215,10 @@ def test_dropout_is_on_in_training(rng, rate):
     assert (quiet == one) == (rate == 0)
 
 
-def test_shifted_negatives_need_another_session():
-    with pytest.raises(ConfigError, match=r"'shifted', which needs .*batch_size is 1"):
-        make(loss__negatives="shifted", train__batch_size=1)
+@pytest.mark.parametrize("negatives", ["shifted", "batch"])
+def test_some_negatives_need_another_session(negatives):
+    with pytest.raises(ConfigError, match=rf"'{negatives}', which needs .*batch_size is 1"):
+        make(loss__negatives=negatives, train__batch_size=1)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -280,12 +310,12 @@ def test_full_softmax_agrees_with_sampling_everything(rng, causal):
     table = np.array(params["table"], float)
     tracks, valid = jnp.array(batch["tracks"]), jnp.array(batch["valid"])
     if causal:
-        hidden = encode(encoder, params, tracks[:, :-1], valid[:, 1:])
+        hidden = encode(encoder, params, tracks[:, :-1], valid[:, 1:], None)
         places = [(b, i, i - 1) for b, n in ((0, 8), (1, 6)) for i in range(1, n)]
     else:
         masked = targets.cloze(cloze_key(), valid, 0.2)
         inputs = jnp.where(masked, MASK_ID, tracks)
-        hidden = encode(encoder, params, inputs, valid)
+        hidden = encode(encoder, params, inputs, valid, None)
         places = [(b, i, i) for b in (0, 1) for i in np.flatnonzero(np.array(masked[b]))]
     real = np.arange(NUM_IDS) >= 2
     expected = [
@@ -303,6 +333,7 @@ def test_full_softmax_agrees_with_sampling_everything(rng, causal):
         ("loss__negatives", "others"),
         ("loss__polarity", "inverted"),
         ("loss__target", "last"),
+        ("loss__skipped_target", "forget"),
         ("sampling__scope", "global"),
     ],
 )

@@ -91,8 +91,13 @@ def session_losses(
         goal = i if kinds.target == "next" else played_from[i]
         if kinds.target == "next_played" and not hidden_from_input(goal):
             continue
-        logits = [float(np.dot(hidden[i], table[v])) for v in [tracks[goal], *usable]]
+        others = list(usable)
+        if kinds.skipped_negatives:
+            others += [tracks[j] for j in range(n) if skipped[j] and tracks[j] != tracks[goal]]
+        logits = [float(np.dot(hidden[i], table[v])) for v in [tracks[goal], *others]]
         nll[i] = softmax_nll(logits, 0, [True] * len(logits))
+        if kinds.skipped_target == "not_to_recommend" and skipped[goal]:
+            nll[i] = -math.log(1 - math.exp(-nll[i])) if others else 0.0
 
     infonce_by_position = {}
     for i in range(1, n) if kinds.context == "track" else at:

@@ -85,7 +85,8 @@ def held_out_batches(
       max_length: longest whole session.
 
     Yields:
-      `rows` [≤ B], the sessions, and their batch: `tracks` and `valid` [B, L], `targets` [B].
+      `rows` [≤ B], the sessions, and their batch: `tracks`, `skipped` and `valid` [B, L], and
+      `targets` [B].
 
     Raises:
       ConfigError: `batch_size` is below 1.

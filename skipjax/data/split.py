@@ -11,6 +11,8 @@ from skipjax.data.spool import hash_ids
 from skipjax.errors import ConfigError, DataError
 from skipjax.ids import FIRST_TRACK_ID, HELD_OUT
 
+_SHUFFLE_SEED = 0
+
 
 @dataclasses.dataclass(frozen=True)
 class LeaveOneOut:
@@ -69,6 +71,7 @@ def leave_one_out(
     max_length: int,
     skip_levels: tuple[int, ...],
     require_skip: bool = False,
+    labels: str = "logged",
 ) -> LeaveOneOut:
     """Splits sessions, and gives tracks the ids that models use.
 
@@ -79,9 +82,12 @@ def leave_one_out(
       max_length: of the model, which must hold the longest session.
       skip_levels: the levels that count as skipped; (1, 2) in the paper.
       require_skip: leave out sessions without a skip in the training span.
+      labels: "logged", or "shuffled": which events of training spans were skipped is drawn anew,
+        as many of all sessions' together, and the same for every run. If skips carry a signal,
+        learning from these must be worse.
 
     Raises:
-      ConfigError: an impossible length, or sessions longer than `max_length`.
+      ConfigError: an impossible length or choice, or sessions longer than `max_length`.
       DataError: nothing is left.
     """
     if min_length < HELD_OUT + 2:
@@ -89,6 +95,10 @@ def leave_one_out(
     if not set(skip_levels) <= {0, 1, 2, 3}:
         raise ConfigError(
             f"config.data.skip_levels is {tuple(skip_levels)}; levels are 0, 1, 2 and 3."
+        )
+    if labels not in ("logged", "shuffled"):
+        raise ConfigError(
+            f"config.data.labels is {labels!r}; choose one of ('logged', 'shuffled')."
         )
     lengths = np.diff(sessions.offsets)
     if lengths.size and lengths.max() > max_length:
@@ -116,7 +126,10 @@ def leave_one_out(
     to_end = np.repeat(sessions.offsets[1:], lengths) - np.arange(len(sessions.tracks))
     num_tracks = len(sessions.track_ids)
     used = np.bincount(sessions.tracks[in_session], minlength=num_tracks) > 0
-    counts = np.bincount(sessions.tracks[in_session & (to_end > HELD_OUT)], minlength=num_tracks)
+    trained = in_session & (to_end > HELD_OUT)
+    counts = np.bincount(sessions.tracks[trained], minlength=num_tracks)
+    if labels == "shuffled":
+        skipped[trained] = np.random.default_rng(_SHUFFLE_SEED).permutation(skipped[trained])
     # Stable: the store's vocabulary is sorted by track id, which settles ties.
     order = np.argsort(np.where(used, -counts, 1), kind="stable")[: used.sum()]
     ids = np.zeros(num_tracks, np.int32)
