@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.environment import described, environment
 from skipjax.data import demo, mssd
+from skipjax.environment import described, environment
 
 NUM_TRACKS = 600_000  # about as many as one of MSSD's files has
 SEED = 0

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.environment import described, environment
+from skipjax.environment import described, environment
 
 ARMS = {
     "causal S-": "sasrec.py",

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.environment import described, environment
 from benchmarks.six_arms import run, shown
+from skipjax.environment import described, environment
 
 CONFIG = "sasrec_skip.py:track"
 # With the session's own negatives, a step on a small catalogue reads more ids than the table has

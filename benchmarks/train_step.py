@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.environment import described, environment
 from benchmarks.step_contest import FULL, QUICK, SEED, WORKLOADS, Contest
 from benchmarks.step_worker import step_config
 from skipjax.cli.huge_pages import restart_with_huge_pages
+from skipjax.environment import described, environment
 
 SCOPES = ("batch", "session")
 BUSY_LOAD = 0.5

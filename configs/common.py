@@ -105,6 +105,7 @@ def get_config() -> ConfigDict:
     evaluation.seed = 0  # of the candidates: keep it, and runs stay comparable
     evaluation.num_candidates = 1_000
     evaluation.metrics = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
+    evaluation.keep_top = 0  # recommended tracks to keep of each test session in sessions.parquet
     evaluation.batch_size = 256
     evaluation.chunk_size = 4_096  # catalogue rows scored at a time; a GPU likes more
     evaluation.precision = "float32"  # of scores; or "bfloat16", where more of them tie

@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 
 from skipjax import metrics, ranking
 from skipjax.data.batches import held_out_batches, prefetch
+from skipjax.data.candidates import Candidates
 from skipjax.data.split import LeaveOneOut
 from skipjax.encoders import Encoder
-from skipjax.errors import ConfigError
 from skipjax.ids import FIRST_TRACK_ID
 
 Ranks = dict[str, np.ndarray]
@@ -59,7 +60,14 @@ class Evaluator:
                 hidden, params["table"], targets, chunk_size=chunk_size, precision=precision
             )
 
+        def best(params, hidden):
+            k = max(self._eval.keep_top, 1)
+            return ranking.top_k(
+                hidden, params["table"], k, chunk_size=chunk_size, precision=precision
+            )[1]
+
         self._sampled = jax.jit(sampled)
+        self._best = jax.jit(best)
         self._full = jax.jit(full)
 
     def ranks(
@@ -68,6 +76,7 @@ class Evaluator:
         which: str,
         *,
         full: bool,
+        top: np.ndarray | None = None,
         progress: Progress | None = None,
     ) -> Ranks:
         """The ranks of the targets of "valid" or "test".
@@ -76,6 +85,7 @@ class Evaluator:
           params: of the model.
           which: "valid" or "test".
           full: rank in the whole catalogue, too.
+          top: [S, config.eval.keep_top] int32, to be filled with the best tracks' ids, if given.
           progress: called with the sessions done, their total, and a word for it.
 
         Returns:
@@ -84,10 +94,12 @@ class Evaluator:
         total = self._split.num_sessions
         names = [which, f"{which}_full"] if full else [which]
         ranks = {name: np.zeros(total, np.int32) for name in names}
-        pending: deque[tuple[np.ndarray, list[jax.Array]]] = deque()
+        pending: deque[tuple[np.ndarray, jax.Array | None, list[jax.Array]]] = deque()
 
         def fetch():
-            rows, found = pending.popleft()
+            rows, best, found = pending.popleft()
+            if top is not None:
+                top[rows] = np.asarray(best)[: len(rows)]
             for name, some in zip(names, found, strict=True):
                 ranks[name][rows] = np.asarray(some)[: len(rows)]
             if progress:
@@ -96,7 +108,7 @@ class Evaluator:
         for rows, batch in prefetch(self._batches(which)):
             hidden, sampled = self._sampled(params, batch)
             found = [sampled, self._full(params, hidden, batch["targets"])] if full else [sampled]
-            pending.append((rows, found))
+            pending.append((rows, None if top is None else self._best(params, hidden), found))
             if len(pending) > _AHEAD:
                 fetch()
         while pending:
@@ -111,55 +123,6 @@ class Evaluator:
             drawn = np.full((size, self._eval.num_candidates), FIRST_TRACK_ID, np.int32)
             drawn[: len(rows)] = self.candidates(rows)
             yield rows, {**batch, "candidates": drawn}
-
-
-class Candidates:
-    """Distinct uniform tracks that are not in the session, to rank its target among.
-
-    Fixed by (seed, session id), so the same for every model, batch size and order. They are kept
-    once drawn, unless they would take more than `keep_bytes`.
-    """
-
-    def __init__(self, split: LeaveOneOut, num: int, seed: int, *, keep_bytes: int = 2 << 30):
-        """
-        Args:
-          split: the data.
-          num: candidates for each session.
-          seed: at least 0.
-          keep_bytes: how much memory to spend.
-
-        Raises:
-          ConfigError: some session has fewer than `num` tracks outside it.
-        """
-        self._split, self._num, self._seed = split, num, seed
-        num_tracks = split.num_ids - FIRST_TRACK_ID
-        longest = int(split.lengths.max())
-        if not 1 <= num <= num_tracks - longest:
-            raise ConfigError(
-                f"config.eval.num_candidates is {num}; with {num_tracks} tracks and sessions of up "
-                f"to {longest} it must be from 1 to {num_tracks - longest}."
-            )
-        keep = 4 * num * split.num_sessions <= keep_bytes
-        self._kept = np.zeros((split.num_sessions if keep else 0, num), np.int32)
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """[N, num] int32, those of N sessions."""
-        if not len(self._kept):
-            return np.stack([self._draw(row) for row in rows])
-        for row in rows[self._kept[rows, 0] == 0]:  # PAD stands for not drawn yet
-            self._kept[row] = self._draw(row)
-        return self._kept[rows]
-
-    def _draw(self, row: int) -> np.ndarray:
-        split = self._split
-        start = split.starts[row]
-        own = np.unique(split.tracks[start : start + split.lengths[row]]) - FIRST_TRACK_ID
-        rng = np.random.default_rng((self._seed, int(split.session_hashes[row])))
-        num_others = split.num_ids - FIRST_TRACK_ID - len(own)
-        others = rng.choice(num_others, self._num, replace=False, shuffle=False)
-        # The x-th track outside the session is x plus how many of the session's come before it.
-        before = ((own - np.arange(len(own)))[:, None] <= others).sum(axis=0)
-        return (FIRST_TRACK_ID + others + before).astype(np.int32)
 
 
 def popularity_ranks(split: LeaveOneOut, which: str, candidates: Candidates) -> Ranks:
@@ -180,6 +143,34 @@ def popularity_ranks(split: LeaveOneOut, which: str, candidates: Candidates) -> 
         drawn = candidates(rows)
         sampled[rows] = 1 + (counts[drawn] >= counts[targets[rows], None]).sum(axis=1)
     return {which: sampled, f"{which}_full": full.astype(np.int32)}
+
+
+def sessions_table(split: LeaveOneOut, ranks: Ranks, top: np.ndarray | None) -> pa.Table:
+    """One row for each test session, in the order of the split.
+
+    Args:
+      split: the data.
+      ranks: {"test": [S], "test_full": [S]}.
+      top: [S, K] ids of the best tracks, or None.
+
+    Returns:
+      session_id, target (both ids as in the source), target_skipped, rank_sampled, rank_full and,
+      with `top`, the list top: recommended tracks as in the source, best first.
+    """
+    lengths, targets = split.held_out("test")
+    columns = {
+        "session_id": split.session_ids,
+        "target": split.track_ids.take(pa.array(targets - FIRST_TRACK_ID)),
+        "target_skipped": pa.array(split.skipped[split.starts + lengths]),
+        "rank_sampled": pa.array(ranks["test"]),
+        "rank_full": pa.array(ranks["test_full"]),
+    }
+    if top is not None:
+        # A catalogue of fewer tracks leaves places empty.
+        ends = np.concatenate([[0], np.cumsum((top >= FIRST_TRACK_ID).sum(axis=1))])
+        best = split.track_ids.take(pa.array(top[top >= FIRST_TRACK_ID] - FIRST_TRACK_ID))
+        columns["top"] = pa.LargeListArray.from_arrays(pa.array(ends), best)
+    return pa.table(columns)
 
 
 def summarise(ranks: Ranks, names: tuple[str, ...], prefix: str = "") -> dict[str, float]:

@@ -39,6 +39,7 @@ _LIMITS = {
     "train.checkpoint_every_steps": (0, math.inf),
     "eval.seed": (0, 2**63 - 1),
     "eval.num_candidates": (1, math.inf),
+    "eval.keep_top": (0, math.inf),
     "eval.batch_size": (1, math.inf),
     "eval.chunk_size": (1, math.inf),
 }

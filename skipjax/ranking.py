@@ -176,8 +176,10 @@ def top_k(
       rest have score -inf and id PAD. A track whose score is NaN or -inf does not count as left.
 
     Raises:
-      ValueError: an unknown precision.
+      ValueError: an unknown precision, or k below 1.
     """
+    if k < 1:
+        raise ValueError(f"k is {k}; it must be at least 1.")
     number = len(hidden)
     # Each of the E can push out at most one: of the best k + E, k are left.
     wanted = k if exclude is None else k + exclude.shape[1]

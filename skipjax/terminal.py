@@ -81,6 +81,31 @@ def sessions_table(title: str, facts: Mapping[str, Any], min_length: int) -> Tab
     return table
 
 
+def study_table(study: Mapping[str, Any]) -> Table:
+    """The arms of a study, as its `study.json` holds them."""
+    label = "synthetic demo sessions" if study["synthetic"] else study["source"]
+    table = Table(
+        title=escape(f"{study['name']} on {label}: {study['sessions']:,} sessions"),
+        title_justify="left",
+    )
+    table.add_column("arm")
+    for column in ("seeds", "HR@10", "HR@10, all tracks", "to its S-", "corrected p"):
+        table.add_column(column, justify="right")
+    arms = study["arms"]
+    for arm, following in zip(arms, [*arms[1:], None], strict=True):
+        compared = arm["comparisons"].get("test_full/hr@10", {})
+        relative = compared.get("relative")
+        table.add_row(
+            escape(arm["label"]),
+            str(len(arm["seeds"])),
+            *(f"{arm['metrics'][name]['mean']:.4f}" for name in ("test/hr@10", "test_full/hr@10")),
+            "" if relative is None else f"{100 * relative:+.1f} %",
+            f"{compared['p_holm']:.3f}" if compared else "",
+            end_section=following is None or following["group"] != arm["group"],
+        )
+    return table
+
+
 def results_table(title: str, results: Mapping[str, float], names: tuple[str, ...]) -> Table:
     """The test results of a model beside the most-popular baseline.
 

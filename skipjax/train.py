@@ -9,17 +9,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from pyarrow import parquet
 
 from skipjax import evaluate, files, metrics, step, terminal, writers
 from skipjax.checkpoints import Checkpoints
 from skipjax.data import sources
 from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
-from skipjax.data.split import LeaveOneOut, leave_one_out
+from skipjax.data.split import LeaveOneOut, split_as
 from skipjax.encoders import make_encoder
 from skipjax.errors import DivergedError
 from skipjax.limits import check_limits
 from skipjax.workdir import as_json, check_same_data, check_same_run, finished
 
+SESSIONS = "sessions.parquet"  # the test of every session
 SELECTION = "hr@10"  # of validation, under the fixed candidates; the same rule for every arm
 
 
@@ -31,8 +33,8 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
 
     Args:
       config: as `configs/common.py`.
-      workdir: gets `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and
-        `results.json`.
+      workdir: gets `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`,
+        `sessions.parquet` and `results.json`.
 
     Returns:
       What stands in `results.json`: "valid/hr@10", "test/hr@10" (among sampled candidates),
@@ -88,7 +90,8 @@ class _Run:
     """One run in progress: what the epochs share."""
 
     def __init__(self, config, workdir, split, encoder, evaluator, checkpoints, train_step):
-        self.config, self.split, self.evaluator = config, split, evaluator
+        self.config, self.workdir = config, workdir
+        self.split, self.evaluator = split, evaluator
         self.checkpoints, self.train_step = checkpoints, train_step
         self.batches = SessionBatches(
             split,
@@ -189,8 +192,12 @@ class _Run:
         params = self.state.params
         valid = self.evaluator.ranks(params, "valid", full=False)
         results |= evaluate.summarise(valid, (*names, SELECTION))
+        keep = config.eval.keep_top
+        top = np.zeros((self.split.num_sessions, keep), np.int32) if keep else None
         with terminal.progress_bar() as progress:
-            ranks = self.evaluator.ranks(params, "test", full=True, progress=progress)
+            ranks = self.evaluator.ranks(params, "test", full=True, top=top, progress=progress)
+        with files.new_file(self.workdir / SESSIONS) as file:
+            parquet.write_table(evaluate.sessions_table(self.split, ranks, top), file)
         results |= evaluate.summarise(ranks, names)
         popular = evaluate.popularity_ranks(self.split, "test", self.evaluator.candidates)
         results |= evaluate.summarise(popular, names, prefix="baseline/popularity/")
@@ -206,19 +213,7 @@ def _load(config: Any) -> LeaveOneOut:
     data = config.data
     with terminal.progress_bar() as progress:
         sessions = sources.load(data, progress=progress)
-    split = leave_one_out(
-        sessions,
-        min_length=data.min_length,
-        max_length=data.max_length,
-        skip_levels=tuple(data.skip_levels),
-        require_skip=data.require_skip,
-        labels=data.labels,
-    )
-    short = sessions.info.get("left_out", {}).get("sessions", 0)
-    if short:
-        least = sessions.info["options"]["min_length"]
-        reason = f"shorter than {least} tracks"
-        split.left_out[reason] = split.left_out.get(reason, 0) + short
+    split = split_as(data, sessions)
     terminal.say(_facts(split, config))
     return split
 
@@ -258,6 +253,7 @@ def _report(config: Any, results: dict[str, Any], workdir: Path) -> None:
     terminal.out().print(terminal.results_table(title, results, names))
     for name, what in (
         ("results.json", "these numbers"),
+        (SESSIONS, "the rank of every test session"),
         ("metrics.jsonl", "the curves; tensorboard/ has them, too"),
         ("checkpoints/", "the best epoch and the newest"),
         ("config.json", "the configuration"),

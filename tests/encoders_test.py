@@ -165,3 +165,24 @@ def test_exact_parameter_counts(name, width, expected):
 def test_impossible_models_are_named(change, message):
     with pytest.raises(ConfigError, match=message):
         tiny(**change)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_skip_embedding_is_read_where_it_stands(embedded, causal):
+    encoder, params = tiny(causal=causal, skip_embedding=True)
+    played = jnp.full(ALL.shape, 1)
+    before = apply(encoder, params, embedded, ALL, feedback=played)
+    after = apply(encoder, params, embedded, ALL, feedback=played.at[0, 3].set(2))
+    changed = (np.array(before) != np.array(after)).any(axis=-1)
+    assert changed[0].tolist() == [not causal or i >= 3 for i in range(LENGTH)]
+    assert not changed[1].any()
+    unknown = apply(encoder, params, embedded, ALL, feedback=jnp.zeros_like(played))
+    np.testing.assert_array_equal(apply(encoder, params, embedded, ALL), unknown)
+    assert (np.array(unknown) != np.array(before)).any()
+
+
+def test_without_a_skip_embedding_feedback_is_not_read(embedded):
+    encoder, params = tiny()
+    assert "feedback" not in params["encoder"]
+    told = apply(encoder, params, embedded, ALL, feedback=jnp.full(ALL.shape, 2))
+    np.testing.assert_array_equal(told, apply(encoder, params, embedded, ALL))

@@ -197,3 +197,31 @@ def test_summaries_are_named_by_split():
         "baseline/popularity/test/hr@10": 0.5,
         "baseline/popularity/test_full/hr@10": 0.5,
     }
+
+
+def test_the_sessions_table_holds_what_was_ranked():
+    split = make_split()
+    encoder, params = make_model(split)
+    evaluator = evaluate.Evaluator(tiny(keep_top=3), encoder, split)
+    top = np.zeros((split.num_sessions, 3), np.int32)
+    ranks = evaluator.ranks(params, "test", full=True, top=top)
+    table = evaluate.sessions_table(split, ranks, top).to_pylist()
+    assert len(table) == 30
+    _, targets = split.held_out("test")
+    for i, row in enumerate(table):
+        end = split.starts[i] + split.lengths[i] - 1
+        assert row["session_id"] == f"session-{i}"
+        assert row["target"] == split.track_ids[int(targets[i]) - 2].as_py()
+        assert row["target_skipped"] == split.skipped[end]
+        assert (row["rank_sampled"], row["rank_full"]) == (ranks["test"][i], ranks["test_full"][i])
+        # A target among the first three stands where its rank says.
+        if row["rank_full"] <= 3:
+            assert row["top"][row["rank_full"] - 1] == row["target"]
+        else:
+            assert row["target"] not in row["top"]
+        assert len(set(row["top"])) == 3
+    few = np.where(np.arange(3) < 2, top, 0)
+    assert [len(r["top"]) for r in evaluate.sessions_table(split, ranks, few).to_pylist()] == [
+        2
+    ] * 30
+    assert "top" not in evaluate.sessions_table(split, ranks, None).column_names

@@ -104,3 +104,25 @@ def test_a_file_is_replaced_whole(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         files.write_atomically(tmp_path / "no" / "a.json", "")
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, error):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"before")
+
+    def fail():
+        with files.new_file(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert path.read_bytes() == b"before"
+    with files.new_file(path) as temporary:
+        temporary.write_bytes(b"after")
+        assert path.read_bytes() == b"before"
+    assert path.read_bytes() == b"after"
+    assert os.listdir(tmp_path) == ["a.bin"]
+    with pytest.raises(OutputError, match="cannot be written"), files.new_file(path / "no"):
+        pass

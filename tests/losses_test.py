@@ -232,3 +232,38 @@ def test_losses_import_nothing_of_skipjax():
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} == {"collections", "jax"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.sampled_from([1, 5]), st.floats(0.1, 60))
+def test_not_to_recommend_is_the_loop(seed, k, scale):
+    rng = np.random.default_rng(seed)
+    logits = (rng.normal(size=(6, 1 + k)) * scale).astype(np.float32)
+    where = rng.random((6, 1 + k)) < 0.7
+    expected = []
+    for row, kept in zip(logits.astype(float), where, strict=True):
+        others = row[1:][kept[1:]]
+        if not kept[0] or not len(others):
+            expected.append(0.0)
+            continue
+        total = np.logaddexp.reduce([row[0], *others])
+        # -log(1 - p), without the difference of two nearly equal numbers
+        expected.append(total - np.logaddexp.reduce(others))
+    actual = losses.not_to_recommend_nll(jnp.array(logits), where=jnp.array(where), reduce_fn=None)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    assert finite_gradient(
+        lambda x: losses.not_to_recommend_nll(x, where=jnp.array(where)), jnp.array(logits)
+    )
+    counted = where[:, 0] & where[:, 1:].any(axis=1)
+    mean = np.mean(np.array(expected)[counted]) if counted.any() else 0.0
+    actual = losses.not_to_recommend_nll(jnp.array(logits), where=jnp.array(where))
+    np.testing.assert_allclose(actual, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_not_to_recommend_pushes_where_recommending_pulls():
+    logits = jnp.array([[1.0, 0.5, -0.5]])
+    pull = jax.grad(losses.sampled_softmax_nll)(logits)[0]
+    push = jax.grad(losses.not_to_recommend_nll)(logits)[0]
+    assert pull[0] < 0 < push[0]
+    assert (pull[1:] > 0).all()
+    assert (push[1:] < 0).all()

@@ -38,6 +38,7 @@ def test_from_nothing_to_results_and_again(tmp_path):
         "config.json",
         "metrics.jsonl",
         "results.json",
+        "sessions.parquet",
         "checkpoints",
         "tensorboard",
     }

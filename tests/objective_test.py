@@ -341,3 +341,29 @@ def test_unknown_choices_are_named(field, value):
     name = field.replace("__", r"\.")
     with pytest.raises(ConfigError, match=rf"config\.{name} is '{value}'; choose one of"):
         make(**{field: value})
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("target", ["recommend", "not_to_recommend"])
+def test_a_skip_embedding_never_tells_of_the_target(rng, causal, target):
+    """Whether a target was skipped is no part of what its hidden state is made of."""
+    *_, params, compute = make(
+        model__causal=causal, model__skip_embedding=True, loss__skipped_target=target
+    )
+    batch = make_batch(rng, lengths=(8, 6, 5, 4), skip=0.0)
+    masked = np.array(targets.cloze(cloze_key(), jnp.array(batch["valid"]), 0.2))
+    other = {**batch, "skipped": batch["skipped"].copy()}
+    last = batch["valid"].sum(axis=1) - 1  # behind MASK, and what nothing in a causal model reads
+    for b in range(4):
+        other["skipped"][b, last[b] if causal else np.flatnonzero(masked[b])] = True
+    before, after = (
+        np.array(compute(params, some, WEIGHTS, key(), reduce_fn=None)["nll"])
+        for some in (batch, other)
+    )
+    if target == "recommend":
+        np.testing.assert_array_equal(before, after)
+        return
+    # -log p became -log(1 - p) of the same p.
+    changed = before != after
+    assert changed.sum() == (4 if causal else masked.sum())
+    np.testing.assert_allclose(np.exp(-before[changed]) + np.exp(-after[changed]), 1, rtol=1e-5)

@@ -265,3 +265,28 @@ def test_next_hidden_ignores_padding_and_neighbours(causal, rng):
     assert not np.allclose(
         alone[0], ranking.next_hidden(encoder, params, changed, padded > 0)[0], rtol=1e-3
     )
+
+
+def test_k_below_one_is_refused(rng):
+    hidden, table = scores(rng, False)
+    with pytest.raises(ValueError, match="k is 0; it must be at least 1"):
+        ranking.top_k(jnp.array(hidden), jnp.array(table), 0, chunk_size=4)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_next_hidden_reads_skips_with_a_skip_embedding(rng, causal):
+    model = importlib.import_module("configs.tiny").get_config().model
+    model.update(causal=causal, skip_embedding=True)
+    encoder = encoders.make_encoder(model, 8)
+    params = encoders.init_params(jax.random.key(0), encoder, 23, 16)
+    tracks = jnp.array(rng.integers(2, 23, (3, 6)), jnp.int32)
+    valid = jnp.arange(6)[None, :] < jnp.array([[6], [4], [2]])
+    none = jnp.zeros_like(valid)
+
+    def hidden(skipped):
+        return np.array(ranking.next_hidden(encoder, params, tracks, valid, skipped))
+
+    changed = (hidden(none) != hidden(none.at[1, 2].set(True))).any(axis=1)
+    assert changed.tolist() == [False, True, False]
+    np.testing.assert_array_equal(hidden(none), hidden(none.at[1, 5].set(True)))  # padding
+    assert (hidden(none) != hidden(None)).any(axis=1).all()  # played is not unknown

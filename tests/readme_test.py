@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALL = ["--config.train.num_epochs=1", "--config.eval.num_candidates=50"]
+SMALL = {
+    "main.py": ["--config.train.num_epochs=1", "--config.eval.num_candidates=50"],
+    "-m skipjax study": ["--quick", "--seeds=1", "--arms=causal_track"],
+}
 
 
 def blocks(language):
@@ -67,4 +70,5 @@ def test_each_command_runs(tmp_path):
     assert len(found) >= 4
     for line in found:
         words = shlex.split(line)
-        run([sys.executable, *words[1:], *(SMALL if words[1] == "main.py" else [])])
+        small = [more for command, more in SMALL.items() if f"python {command} " in line]
+        run([sys.executable, *words[1:], *(small[0] if small else [])])

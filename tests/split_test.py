@@ -110,3 +110,19 @@ print(sessions.digest, *split.track_ids.to_pylist())
     }
     (line,) = printed
     assert len(line.split()) > 100
+
+
+def test_shuffled_labels_are_as_many_and_only_of_training(rng):
+    sessions = make_sessions(random_listening(rng, num_sessions=60, low=2, high=9))
+    logged = leave_one_out(sessions, **PAPER)
+    shuffled = leave_one_out(sessions, **PAPER, labels="shuffled")
+    again = leave_one_out(sessions, **PAPER, labels="shuffled")
+    np.testing.assert_array_equal(shuffled.skipped, again.skipped)
+    trained = np.zeros(len(logged.skipped), bool)
+    for start, length in zip(logged.starts, logged.lengths, strict=True):
+        trained[start : start + length - 2] = True
+    np.testing.assert_array_equal(shuffled.skipped[~trained], logged.skipped[~trained])
+    assert shuffled.skipped[trained].sum() == logged.skipped[trained].sum()
+    assert (shuffled.skipped != logged.skipped).mean() > 0.2
+    with pytest.raises(ConfigError, match=r"config\.data\.labels is 'random'; choose one of"):
+        leave_one_out(sessions, **PAPER, labels="random")

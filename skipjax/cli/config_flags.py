@@ -4,15 +4,17 @@ import difflib
 import glob
 import os
 import runpy
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from skipjax.errors import ConfigError
 
 
-def parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses absl flags, `--config=FILE` and its `--config.FIELD=VALUE` among them.
 
     Returns:
@@ -27,9 +29,26 @@ def parse(argv: Sequence[str]) -> list[str]:
         if name == "config":
             _check_fields(_load(value), [n for n, _ in arguments if n.startswith("config.")])
     try:
-        return flags.FLAGS(list(argv))
+        return flag_values(list(argv))
     except flags.Error as error:
         raise ConfigError(str(error).removeprefix("flag ").replace("\n", " ")) from None
+
+
+def config_of(value: str, overrides: Sequence[str]) -> Any:
+    """The config of `--config=value` with `--config.FIELD=VALUE` overrides, for other commands.
+
+    Raises:
+      ConfigError: as `parse`.
+    """
+    flag_values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=flag_values)
+    argv = ["skipjax", f"--config={value}", *overrides]
+    before, sys.argv = sys.argv, argv  # where ml_collections looks for overrides
+    try:
+        parse(argv, flag_values)
+        return holder.value
+    finally:
+        sys.argv = before
 
 
 def _load(value: str) -> Any:

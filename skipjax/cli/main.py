@@ -12,6 +12,7 @@ from skipjax.errors import SkipjaxError
 # when asked for, so that none waits for what another needs.
 COMMANDS = {
     "prepare": "raw listening logs to a folder of sessions",
+    "study": "do skips help: arms, seeds, baselines, statistics, a report",
     "demo": "made-up logs in MSSD's schema, to try things on",
 }
 

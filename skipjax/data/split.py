@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +63,27 @@ class LeaveOneOut:
         """The input lengths [S] and targets [S] int32 of "valid" or "test"."""
         lengths = self.lengths - {"valid": 2, "test": 1}[which]
         return lengths, self.tracks[self.starts + lengths]
+
+
+def split_as(data: Any, sessions: Sessions) -> LeaveOneOut:
+    """`leave_one_out` of `sessions` as `config.data` says.
+
+    Sessions that their preparation left out for being too short are counted, too.
+    """
+    split = leave_one_out(
+        sessions,
+        min_length=data.min_length,
+        max_length=data.max_length,
+        skip_levels=tuple(data.skip_levels),
+        require_skip=data.require_skip,
+        labels=data.labels,
+    )
+    short = sessions.info.get("left_out", {}).get("sessions", 0)
+    if short:
+        least = sessions.info["options"]["min_length"]
+        reason = f"shorter than {least} tracks"
+        split.left_out[reason] = split.left_out.get(reason, 0) + short
+    return split
 
 
 def leave_one_out(

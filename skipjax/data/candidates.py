@@ -1,0 +1,56 @@
+"""The tracks that a held-out one is ranked among."""
+
+import numpy as np
+
+from skipjax.data.split import LeaveOneOut
+from skipjax.errors import ConfigError
+from skipjax.ids import FIRST_TRACK_ID
+
+
+class Candidates:
+    """Distinct uniform tracks that are not in the session, to rank its target among.
+
+    Fixed by (seed, session id), so the same for every model, batch size and order. They are kept
+    once drawn, unless they would take more than `keep_bytes`.
+    """
+
+    def __init__(self, split: LeaveOneOut, num: int, seed: int, *, keep_bytes: int = 2 << 30):
+        """
+        Args:
+          split: the data.
+          num: candidates for each session.
+          seed: at least 0.
+          keep_bytes: how much memory to spend.
+
+        Raises:
+          ConfigError: some session has fewer than `num` tracks outside it.
+        """
+        self._split, self._num, self._seed = split, num, seed
+        num_tracks = split.num_ids - FIRST_TRACK_ID
+        longest = int(split.lengths.max())
+        if not 1 <= num <= num_tracks - longest:
+            raise ConfigError(
+                f"config.eval.num_candidates is {num}; with {num_tracks} tracks and sessions of up "
+                f"to {longest} it must be from 1 to {num_tracks - longest}."
+            )
+        keep = 4 * num * split.num_sessions <= keep_bytes
+        self._kept = np.zeros((split.num_sessions if keep else 0, num), np.int32)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """[N, num] int32, those of N sessions."""
+        if not len(self._kept):
+            return np.stack([self._draw(row) for row in rows])
+        for row in rows[self._kept[rows, 0] == 0]:  # PAD stands for not drawn yet
+            self._kept[row] = self._draw(row)
+        return self._kept[rows]
+
+    def _draw(self, row: int) -> np.ndarray:
+        split = self._split
+        start = split.starts[row]
+        own = np.unique(split.tracks[start : start + split.lengths[row]]) - FIRST_TRACK_ID
+        rng = np.random.default_rng((self._seed, int(split.session_hashes[row])))
+        num_others = split.num_ids - FIRST_TRACK_ID - len(own)
+        others = rng.choice(num_others, self._num, replace=False, shuffle=False)
+        # The x-th track outside the session is x plus how many of the session's come before it.
+        before = ((own - np.arange(len(own)))[:, None] <= others).sum(axis=0)
+        return (FIRST_TRACK_ID + others + before).astype(np.int32)

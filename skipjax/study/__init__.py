@@ -1,0 +1,1 @@
+"""Do skips help: arms × seeds, baselines, statistics and a report."""

@@ -1,0 +1,227 @@
+"""The study as a whole: what it chooses, what it knows of sessions, what it leaves on disk."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import make_sessions, random_listening
+from pyarrow import parquet
+
+from skipjax.data.split import leave_one_out
+from skipjax.errors import ConfigError, DataError
+from skipjax.study import study
+from skipjax.study.arms import arms_of, chosen
+
+ROOT = Path(__file__).parent.parent
+FILES = ("study.json", "study.md", "report.html", "sessions.parquet")
+
+
+def table1(**changes):
+    config = importlib.import_module("configs.table1").get_config()
+    config.study.update(changes)
+    return config
+
+
+def tuner(config, monkeypatch, score):
+    """A study whose runs are not made: `score(config)` is their validation, None if it diverges."""
+    made = []
+
+    def run_all(runs, **_):
+        made.extend(runs)
+        scores = [score(run.config) for run in runs]
+        return [None if s is None else {study.SELECTION: s} for s in scores]
+
+    monkeypatch.setattr(study, "run_all", run_all)
+    plan = study.Plan(Path("w"), seeds=2, jobs=1, cores=(), keys=(), command="")
+    return study._Study(config, plan, None, None), made
+
+
+def test_tuning_takes_the_best_rate_and_then_the_best_weights(monkeypatch):
+    config = table1()
+    arms = arms_of(config)
+
+    def score(run):
+        if run.optimizer.learning_rate == 5e-3:
+            return None
+        best = 1e-3 if run.model.causal else 5e-4
+        return 1 - abs(run.optimizer.learning_rate - best) - abs(run.loss.alpha - 0.3) / 1e3
+
+    made_study, made = tuner(config, monkeypatch, score)
+    tried, tuned = made_study.tune(arms)
+    assert len(made) == len(tried) == 6 * 4 + 4 * 4 <= config.study.most_tuning_runs
+    assert len({run.workdir for run in made}) == len(made)
+    assert all(run.config.seed == 0 for run in made)
+    assert tuned["causal"] == {"optimizer.learning_rate": 1e-3}
+    expected = {"optimizer.learning_rate": 5e-4, "loss.alpha": 0.3, "loss.beta": 0.7}
+    assert tuned["bi_track"] == expected
+    assert tuned["shifted"] == tuned["embedding_own"] == {**expected, study._RATE: 1e-3}
+    assert tuned["embedding"] == {"optimizer.learning_rate": 1e-3}
+    for arm in ("causal", "causal_track", "bi"):
+        winners = [one for one in tried if one["arm"] == arm and one["chosen"]]
+        assert len(winners) == 1
+        own = [one[study.SELECTION] for one in tried if one["arm"] == arm]
+        assert winners[0][study.SELECTION] == max(s for s in own if s is not None)
+        assert None in own
+
+
+def test_tuning_that_cannot_succeed_is_named(monkeypatch):
+    config = table1()
+    made, _ = tuner(config, monkeypatch, lambda run: None)
+    with pytest.raises(DataError, match=r"no learning rate of .* trains the arm 'causal'"):
+        made.tune(arms_of(config))
+    config = table1(most_tuning_runs=39)
+    made, runs = tuner(config, monkeypatch, lambda run: 0.0)
+    with pytest.raises(ConfigError, match=r"come to 40 runs, more than .*most_tuning_runs"):
+        made.tune(arms_of(config))
+    assert not runs
+
+
+def test_without_grids_nothing_is_tuned(monkeypatch):
+    config = table1(learning_rates=(), ratios=())
+    arms = chosen(arms_of(config), ["embedding"])
+    made, runs = tuner(config, monkeypatch, lambda run: 0.0)
+    assert made.tune(arms) == ([], {"causal": {}, "embedding": {}})
+    assert not runs
+
+
+def test_facts_are_the_loop(rng):
+    listening = random_listening(rng, num_sessions=25, low=2, high=8)
+    sessions = make_sessions(listening)
+    kept = [s for s in listening if len(s) >= 4]
+    ends = np.cumsum([len(s) for s in listening]) - 1
+    hours = pa.array(np.arange(sessions.num_events) % 24, pa.int8())
+    object.__setattr__(sessions, "context", pa.table({"hour": hours}))
+    split = leave_one_out(sessions, min_length=4, max_length=20, skip_levels=(1, 2))
+    facts = study.facts_of(sessions, split)
+    assert facts.target_skipped.tolist() == [s[-1][1] in (1, 2) for s in kept]
+    assert facts.position.tolist() == [len(s) - 1 for s in kept]
+    skips = [sum(level in (1, 2) for _, level in s[:-1]) for s in kept]
+    assert facts.skips_before.tolist() == skips
+    counts = [sum(t == s[-1][0] for other in kept for t, _ in other[:-2]) for s in kept]
+    assert facts.popularity.tolist() == counts
+    expected = [int(e) % 24 for e, s in zip(ends, listening, strict=True) if len(s) >= 4]
+    assert facts.context["hour"].tolist() == expected
+
+
+def command(workdir, *more):
+    return [
+        *(sys.executable, "-m", "skipjax", "study", "--config=configs/table1.py", "--quick"),
+        *(f"--workdir={workdir}", f"--config.data.cache_dir={workdir.parent / 'cache'}", *more),
+    ]
+
+
+def run(workdir, *more):
+    done = subprocess.run(
+        command(workdir, *more), cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+SMALL = ("--arms=causal_track", "--config.study.learning_rates=(0.001,0.003)")
+
+
+def test_a_study_leaves_its_files_and_is_not_repeated(tmp_path):
+    workdir = tmp_path / "study"
+    said = run(workdir, *SMALL, "--seeds=2")
+    found = json.loads((workdir / "study.json").read_text())
+    trained = [arm for arm in found["arms"] if arm["group"] != "baseline"]
+    assert [arm["key"] for arm in trained] == ["causal", "causal_track"]
+    assert [arm["seeds"] for arm in trained] == [[0, 1], [0, 1]]
+    assert len(found["tuning"]) == 4
+    assert found["synthetic"] is True
+    # What the study says of a run is what the run said.
+    results = json.loads((workdir / "runs" / "causal" / "seed1" / "results.json").read_text())
+    for name in ("test/hr@10", "test_full/mrr"):
+        assert trained[0]["metrics"][name]["values"][1] == pytest.approx(results[name], rel=1e-9)
+    rate = trained[0]["settings"]["optimizer.learning_rate"]
+    winner = max(
+        (one for one in found["tuning"] if one["arm"] == "causal"), key=lambda o: o[study.SELECTION]
+    )
+    assert rate == winner["learning_rate"]
+    popular = next(arm for arm in found["arms"] if arm["key"] == "most_popular")
+    assert popular["metrics"]["test_full/hr@10"]["mean"] == pytest.approx(
+        results["baseline/popularity/test_full/hr@10"]
+    )
+    table = parquet.read_table(workdir / "sessions.parquet")
+    assert len(table) == found["sessions"] * (4 + 4)
+    assert trained[1]["comparisons"]["test_full/hr@10"]["sentence"] in said
+    for name in FILES:
+        assert f"{workdir / name}  " in said
+
+    before = {name: (workdir / name).read_bytes() for name in FILES}
+    stamps = [p.stat() for p in sorted(workdir.glob("*/*/*/results.json"))]
+    run(workdir, *SMALL, "--seeds=2")
+    assert [p.stat() for p in sorted(workdir.glob("*/*/*/results.json"))] == stamps
+    assert {name: (workdir / name).read_bytes() for name in FILES} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_study_ends_with_the_same_files(tmp_path, number):
+    whole = tmp_path / "whole"
+    run(whole, *SMALL, "--seeds=2", "--jobs=1")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    # The same date, that is: files say when a study was begun.
+    (broken / "begun.json").write_bytes((whole / "begun.json").read_bytes())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    for wanted in (1, 3, 5):  # runs that are done when it is interrupted
+        process = subprocess.Popen(
+            command(broken, *SMALL, "--seeds=2", "--jobs=1"),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 200
+        while len([*broken.glob("*/*/*/results.json")]) < wanted:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert "Traceback" not in said
+        assert process.returncode == (130 if number == signal.SIGINT else -number)
+        time.sleep(2)  # for a run to notice
+    signal.signal(signal.SIGINT, before)
+    run(broken, *SMALL, "--seeds=2", "--jobs=2")
+    for name in FILES:
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "the following arguments are required: --config"),
+        (("--config=configs/table1.py", "--seedz=2"), "unrecognized arguments: --seedz"),
+        (("--config=configs/none.py",), "configs/none.py: no such file"),
+        (("--config=configs/sasrec.py",), "has no config.study; see configs/table1.py"),
+        (
+            ("--config=configs/table1.py", "--config.loss.tempature=1"),
+            "Did you mean config.loss.temperature?",
+        ),
+        (("--config=configs/table1.py", "--quick", "--arms=best"), "there is no arm 'best'"),
+        (("--config=configs/table1.py", "--quick", "--seeds=0"), "--seeds is 0; it must be"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, arguments, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "skipjax", "study", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
