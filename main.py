@@ -7,8 +7,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from skipjax.cli.config_flags import parse
-from skipjax.cli.huge_pages import restart_with_huge_pages
 from skipjax.errors import ConfigError, SkipjaxError
+from skipjax.memory import restart_with_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(

@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from skipjax.cli.huge_pages import restart_with_huge_pages
 from skipjax.environment import described, environment
+from skipjax.memory import restart_with_huge_pages
 
 WIDTH, BATCH_SIZE, NUM_CANDIDATES, CHUNK_SIZE = 128, 256, 1000, 4096
 KINDS = {

@@ -20,7 +20,7 @@ from typing import Any
 
 _NUM_STEPS = 100_000  # of a run, more than will be made
 
-_SMALL_PAGES = "skipjax, 4 KB pages"  # what skipjax/cli/huge_pages.py saves
+_SMALL_PAGES = "skipjax, 4 KB pages"  # what skipjax/memory.py saves
 # name: (where it is made, its kind there)
 CONTENDERS = {
     "skipjax": ("skipjax", "deferred"),
@@ -206,7 +206,7 @@ def _floor(spec, requests):
 def _make_skipjax(config, kind, num_ids):
     import jax
 
-    from skipjax import encoders, step
+    from skipjax import encoders, memory, step
 
     config.optimizer.table = kind
     encoder = encoders.make_encoder(config.model, config.data.max_length)
@@ -216,9 +216,14 @@ def _make_skipjax(config, kind, num_ids):
     jax.block_until_ready(state)
     device = jax.local_devices()[0]
 
+    compiled = False
+
     def run(batch):
-        nonlocal state
+        nonlocal state, compiled
         state, _ = train_step(state, batch, hyper, key)
+        if not compiled:  # as skipjax/train.py does
+            memory.return_freed_memory()
+            compiled = True
 
     def peak():
         if device.platform == "gpu":

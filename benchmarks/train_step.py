@@ -31,8 +31,8 @@ from rich.table import Table
 
 from benchmarks.step_contest import FULL, QUICK, SEED, WORKLOADS, Contest
 from benchmarks.step_worker import step_config
-from skipjax.cli.huge_pages import restart_with_huge_pages
 from skipjax.environment import described, environment
+from skipjax.memory import restart_with_huge_pages
 
 SCOPES = ("batch", "session")
 BUSY_LOAD = 0.5

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from pyarrow import parquet
 
-from skipjax import evaluate, files, metrics, step, terminal, writers
+from skipjax import evaluate, files, memory, metrics, step, terminal, writers
 from skipjax.checkpoints import Checkpoints
 from skipjax.data import sources
 from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
@@ -126,13 +126,15 @@ class _Run:
         """All epochs that are left."""
         config, per_epoch = self.config, self.batches.steps_per_epoch
         key = step.train_key(config)
-        done = int(self.state.step)
+        start = done = int(self.state.step)
         ready = prefetch(self.batches.from_step(done))
         with contextlib.closing(ready), terminal.progress_bar() as progress:
             pending: list[dict[str, jax.Array]] = []
             began = time.monotonic()
             while done < self.num_steps and not self.stopped_early:
                 self.state, values = self.train_step(self.state, next(ready), self.hyper, key)
+                if done == start:  # it has been compiled just now
+                    memory.return_freed_memory()
                 done += 1
                 pending.append(values)
                 epoch, within = -(-done // per_epoch), done % per_epoch

@@ -7,8 +7,8 @@ from typing import Any
 
 from skipjax import terminal
 from skipjax.cli import config_flags
-from skipjax.cli.huge_pages import restart_with_huge_pages
 from skipjax.cli.parsing import Parser, count
+from skipjax.memory import restart_with_huge_pages
 
 _QUICK = {
     "data.num_sessions": 300,

@@ -1,5 +1,7 @@
-"""Memory in huge pages, without which a CPU spends much of a training step on page faults."""
+"""How glibc hands out memory, and takes it back. Standard library only."""
 
+import contextlib
+import ctypes
 import os
 import sys
 
@@ -9,8 +11,8 @@ _SETTING = "glibc.malloc.hugetlb=1"
 def restart_with_huge_pages() -> None:
     """Starts this program anew, with the same arguments, so that glibc asks for huge pages.
 
-    It reads the setting only when a program starts. XLA takes fresh memory for every step, and in
-    pages of 4 KB the kernel needs longer to hand it out than some steps take to compute. Does
+    XLA takes fresh memory for every step, and in pages of 4 KB the kernel needs longer to hand it
+    out than some steps take to compute. glibc reads the setting only when a program starts. Does
     nothing on other systems, in a debugger, or if GLIBC_TUNABLES says anything about it already.
     """
     before = os.environ.get("GLIBC_TUNABLES", "")
@@ -20,3 +22,12 @@ def restart_with_huge_pages() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def return_freed_memory() -> None:
+    """Gives the operating system back what is free, such as the hundreds of MB of a compiler.
+
+    glibc keeps it otherwise. Does nothing with another C library.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
