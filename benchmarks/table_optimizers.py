@@ -15,7 +15,10 @@ import json
 import os
 import queue
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.six_arms import run, shown
 from skipjax.environment import described, environment
 
 CONFIG = "sasrec_skip.py:track"
@@ -75,7 +77,7 @@ def main() -> None:
     flags = [f"--jobs={args.jobs}", f"--learning-rates={','.join(map(str, rates))}"]
     facts = {
         **environment(["jax", "flax", "optax", "numpy"]),
-        "command": " ".join(["python -m benchmarks.table_optimizers", *flags, *shown(overrides)]),
+        "command": " ".join(["python -m benchmarks.table_optimizers", *flags, *_shown(overrides)]),
         "results": results,
     }
     _print(facts)
@@ -100,7 +102,7 @@ def _study(rates: tuple[float, ...], overrides: list[str], jobs: int) -> dict[st
                 own = [f"--config.optimizer.learning_rate={rate}", f"--config.seed={seed}"]
                 workdir = Path(scratch) / f"{list(OPTIMIZERS).index(optimizer)}-{rate}-{seed}"
                 given = [*common, *overrides, *OPTIMIZERS[optimizer], *own]
-                return {"learning_rate": rate, **run(CONFIG, workdir, given)}
+                return {"learning_rate": rate, **_run(CONFIG, workdir, given)}
 
             running = [pool.submit(one, *it) for it in runs]
             done = [future.result() for future in track(running, what, console=console)]
@@ -135,6 +137,23 @@ def _study(rates: tuple[float, ...], overrides: list[str], jobs: int) -> dict[st
             }
         results[name]["runs"] = [done[it] for it in done if it[0] == name]
     return results
+
+
+def _run(config: str, workdir: Path, overrides: list[str]) -> dict[str, Any]:
+    """The results of main.py with that file of configs/, and the seconds it took."""
+    command = [sys.executable, "main.py", f"--config=configs/{config}", f"--workdir={workdir}"]
+    start = time.monotonic()
+    done = subprocess.run([*command, *overrides], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)  # main.py has said why
+    seconds = time.monotonic() - start
+    results = json.loads((workdir / "results.json").read_text())
+    return {**results, "seconds": round(seconds, 1)}
+
+
+def _shown(overrides: list[str]) -> list[str]:
+    """Without folders: where a file lies on this machine is nobody's business."""
+    return [f"{o.partition('=')[0]}={Path(o.partition('=')[2]).name}" for o in overrides]
 
 
 def _print(facts: dict[str, Any]) -> None:

@@ -17,8 +17,9 @@ from pyarrow import parquet
 
 from skipjax.data.split import leave_one_out
 from skipjax.errors import ConfigError, DataError
-from skipjax.study import study
-from skipjax.study.arms import arms_of, chosen
+from skipjax.study.arms import arms_of, chosen, configured
+from skipjax.study.outcomes import facts_of
+from skipjax.study.tuning import SELECTION, tune
 
 ROOT = Path(__file__).parent.parent
 FILES = ("study.json", "study.md", "report.html", "sessions.parquet")
@@ -30,21 +31,20 @@ def table1(**changes):
     return config
 
 
-def tuner(config, monkeypatch, score):
-    """A study whose runs are not made: `score(config)` is their validation, None if it diverges."""
+def runner(score):
+    """Stands for training: `score(config)` is a run's validation, None if it diverges."""
     made = []
 
-    def run_all(runs, **_):
-        made.extend(runs)
-        scores = [score(run.config) for run in runs]
-        return [None if s is None else {study.SELECTION: s} for s in scores]
+    def run(wanted):
+        configs = [configured(table1(), arm.key, settings) for arm, settings in wanted]
+        made.extend(configs)
+        scores = [score(config) for config in configs]
+        return [None if s is None else {SELECTION: s} for s in scores]
 
-    monkeypatch.setattr(study, "run_all", run_all)
-    plan = study.Plan(Path("w"), seeds=2, jobs=1, cores=(), keys=(), command="")
-    return study._Study(config, plan, None, None), made
+    return run, made
 
 
-def test_tuning_takes_the_best_rate_and_then_the_best_weights(monkeypatch):
+def test_tuning_takes_the_best_rate_and_then_the_best_weights():
     config = table1()
     arms = arms_of(config)
 
@@ -54,42 +54,41 @@ def test_tuning_takes_the_best_rate_and_then_the_best_weights(monkeypatch):
         best = 1e-3 if run.model.causal else 5e-4
         return 1 - abs(run.optimizer.learning_rate - best) - abs(run.loss.alpha - 0.3) / 1e3
 
-    made_study, made = tuner(config, monkeypatch, score)
-    tried, tuned = made_study.tune(arms)
+    run, made = runner(score)
+    tried, tuned = tune(config, arms, run)
     assert len(made) == len(tried) == 6 * 4 + 4 * 4 <= config.study.most_tuning_runs
-    assert len({run.workdir for run in made}) == len(made)
-    assert all(run.config.seed == 0 for run in made)
+    assert len({str(config) for config in made}) == len(made)
     assert tuned["causal"] == {"optimizer.learning_rate": 1e-3}
     expected = {"optimizer.learning_rate": 5e-4, "loss.alpha": 0.3, "loss.beta": 0.7}
     assert tuned["bi_track"] == expected
-    assert tuned["shifted"] == tuned["embedding_own"] == {**expected, study._RATE: 1e-3}
+    assert (
+        tuned["shifted"] == tuned["embedding_own"] == {**expected, "optimizer.learning_rate": 1e-3}
+    )
     assert tuned["embedding"] == {"optimizer.learning_rate": 1e-3}
     for arm in ("causal", "causal_track", "bi"):
         winners = [one for one in tried if one["arm"] == arm and one["chosen"]]
         assert len(winners) == 1
-        own = [one[study.SELECTION] for one in tried if one["arm"] == arm]
-        assert winners[0][study.SELECTION] == max(s for s in own if s is not None)
+        own = [one[SELECTION] for one in tried if one["arm"] == arm]
+        assert winners[0][SELECTION] == max(s for s in own if s is not None)
         assert None in own
 
 
-def test_tuning_that_cannot_succeed_is_named(monkeypatch):
-    config = table1()
-    made, _ = tuner(config, monkeypatch, lambda run: None)
+def test_tuning_that_cannot_succeed_is_named():
+    run, made = runner(lambda config: None)
     with pytest.raises(DataError, match=r"no learning rate of .* trains the arm 'causal'"):
-        made.tune(arms_of(config))
-    config = table1(most_tuning_runs=39)
-    made, runs = tuner(config, monkeypatch, lambda run: 0.0)
+        tune(table1(), arms_of(table1()), run)
+    made.clear()
     with pytest.raises(ConfigError, match=r"come to 40 runs, more than .*most_tuning_runs"):
-        made.tune(arms_of(config))
-    assert not runs
+        tune(table1(most_tuning_runs=39), arms_of(table1()), run)
+    assert not made
 
 
-def test_without_grids_nothing_is_tuned(monkeypatch):
+def test_without_grids_nothing_is_tuned():
     config = table1(learning_rates=(), ratios=())
+    run, made = runner(lambda config: 0.0)
     arms = chosen(arms_of(config), ["embedding"])
-    made, runs = tuner(config, monkeypatch, lambda run: 0.0)
-    assert made.tune(arms) == ([], {"causal": {}, "embedding": {}})
-    assert not runs
+    assert tune(config, arms, run) == ([], {"causal": {}, "embedding": {}})
+    assert not made
 
 
 def test_facts_are_the_loop(rng):
@@ -100,7 +99,7 @@ def test_facts_are_the_loop(rng):
     hours = pa.array(np.arange(sessions.num_events) % 24, pa.int8())
     object.__setattr__(sessions, "context", pa.table({"hour": hours}))
     split = leave_one_out(sessions, min_length=4, max_length=20, skip_levels=(1, 2))
-    facts = study.facts_of(sessions, split)
+    facts = facts_of(sessions, split)
     assert facts.target_skipped.tolist() == [s[-1][1] in (1, 2) for s in kept]
     assert facts.position.tolist() == [len(s) - 1 for s in kept]
     skips = [sum(level in (1, 2) for _, level in s[:-1]) for s in kept]
@@ -145,7 +144,7 @@ def test_a_study_leaves_its_files_and_is_not_repeated(tmp_path):
         assert trained[0]["metrics"][name]["values"][1] == pytest.approx(results[name], rel=1e-9)
     rate = trained[0]["settings"]["optimizer.learning_rate"]
     winner = max(
-        (one for one in found["tuning"] if one["arm"] == "causal"), key=lambda o: o[study.SELECTION]
+        (one for one in found["tuning"] if one["arm"] == "causal"), key=lambda o: o[SELECTION]
     )
     assert rate == winner["learning_rate"]
     popular = next(arm for arm in found["arms"] if arm["key"] == "most_popular")

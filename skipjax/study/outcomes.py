@@ -1,0 +1,103 @@
+"""What the sessions of a study are, and what its runs left of each."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from skipjax.data.sessions import Sessions
+from skipjax.data.split import LeaveOneOut
+from skipjax.errors import CheckpointError
+from skipjax.ids import FIRST_TRACK_ID
+from skipjax.study.measures import Facts, Outcome
+from skipjax.study.tuning import SELECTION
+
+
+def facts_of(sessions: Sessions, split: LeaveOneOut) -> Facts:
+    """What is known of the test sessions, whatever is trained."""
+    lengths, targets = split.held_out("test")
+    events = split.starts + lengths
+    skips = np.concatenate([[0], np.cumsum(split.skipped)])
+    context = {
+        name: np.array(sessions.context[name].take(pa.array(events)).to_pylist(), object)
+        for name in sessions.context.column_names
+    }
+    return Facts(
+        target_skipped=split.skipped[events],
+        popularity=split.train_counts[targets],
+        position=lengths.astype(np.int32),
+        skips_before=(skips[events] - skips[split.starts]).astype(np.int32),
+        context=context,
+    )
+
+
+def outcome_of_runs(key: str, workdirs: Sequence[Path], split: LeaveOneOut) -> Outcome:
+    """Of an arm whose runs, with the seeds 0, 1, ..., are in `workdirs`.
+
+    Raises:
+      CheckpointError: a run left none, or of other sessions.
+    """
+    found = []
+    for workdir in workdirs:
+        path = workdir / "sessions.parquet"
+        try:
+            table = parquet.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error}); remove {workdir}, and it is run again."
+            ) from None
+        if not table["session_id"].combine_chunks().equals(split.session_ids):
+            raise CheckpointError(f"{path} is of other sessions; remove {workdir}.")
+        top = pc.index_in(pc.list_flatten(table["top"]), value_set=split.track_ids)
+        top = top.combine_chunks().to_numpy(zero_copy_only=False).astype(np.int32) + FIRST_TRACK_ID
+        ranks = (table[name].to_numpy() for name in ("rank_sampled", "rank_full"))
+        found.append((*ranks, top.reshape(split.num_sessions, -1)))
+    return outcome_of(
+        key, tuple(range(len(workdirs))), split, *map(np.stack, zip(*found, strict=True))
+    )
+
+
+def outcome_of(
+    key: str,
+    seeds: tuple[int, ...],
+    split: LeaveOneOut,
+    sampled: np.ndarray,
+    full: np.ndarray,
+    top: np.ndarray,
+) -> Outcome:
+    """Of an arm whose ranks [R, S] and best tracks [R, S, K] are known."""
+    return Outcome(
+        key=key,
+        seeds=seeds,
+        sampled=sampled,
+        full=full,
+        top=top,
+        num_tracks=split.num_ids - FIRST_TRACK_ID,
+        counts=split.train_counts,
+    )
+
+
+def curve_of_run(seed: int, workdir: Path) -> dict[str, Any]:
+    """Validation HR@10 and mean training loss of each epoch."""
+    losses: dict[int, list[float]] = {}
+    valid: dict[int, float] = {}
+    for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        if "train/loss" in values:
+            losses.setdefault(values["epoch"], []).append(values["train/loss"])
+        if SELECTION in values:
+            valid[values["epoch"]] = values[SELECTION]
+    epochs = sorted(valid)
+    return {
+        "seed": seed,
+        "epoch": epochs,
+        SELECTION: [valid[epoch] for epoch in epochs],
+        "train/loss": [
+            float(np.mean(losses[epoch])) if epoch in losses else None for epoch in epochs
+        ],
+    }
