@@ -66,9 +66,11 @@ def get_config() -> ConfigDict:
     loss.negatives = "own"  # or "future", "shifted", "random", "batch"
     loss.polarity = "skipped"  # or "played": the labels inverted
     loss.target = "next"  # or "next_played": what the NLL predicts
+    # The next two concern "next" alone: a next played target was never skipped.
     loss.skipped_target = "recommend"  # or "not_to_recommend": -log(1 - p) where it was skipped
     loss.skipped_weight = 1.0  # in the NLL, of a target that was skipped; 0 drops it
-    loss.skipped_negatives = False  # skipped tracks as further negatives of the softmax
+    # Skipped tracks as further negatives of the softmax; "full" has them all anyway.
+    loss.skipped_negatives = False
     loss.cloze_fraction = 0.2  # of a session behind MASK (bidirectional)
 
     config.sampling = sampling = ConfigDict()

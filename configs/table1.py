@@ -47,7 +47,15 @@ def get_config():
             model={"causal": False},
         ),
         # What in the skip term helps? All of the causal encoder, with the track as context.
-        _ablation("shuffled_labels", "skip labels shuffled", data={"labels": "shuffled"}),
+        _arm(
+            "shuffled_labels",
+            "S+ track, skip labels shuffled",
+            "ablation",
+            "causal_track",  # does it matter what was skipped?
+            "causal_track",
+            loss=_S_PLUS,
+            data={"labels": "shuffled"},
+        ),
         _ablation("inverted", "skip labels inverted", loss={"polarity": "played"}),
         _ablation("shifted", "skips of another session", loss=_SHIFTED),
         _ablation("random", "random tracks for skips", loss=_RANDOM),

@@ -146,8 +146,9 @@ def _against(target, others):
     """-log(1 - p), which is log(1 + exp(target - log sum_k exp(others_k))); 0 without others."""
     any_other = (others > -jnp.inf).any(axis=-1)
     others = jnp.where(any_other[..., None], others, 0)
-    top = jax.lax.stop_gradient(jnp.max(others, axis=-1))
-    total = jnp.exp(others - top[..., None]).sum(axis=-1)
+    top = jax.lax.stop_gradient(jnp.max(others, axis=-1, initial=-jnp.inf))
+    top = jnp.where(any_other, top, 0)
+    total = jnp.where(any_other, jnp.exp(others - top[..., None]).sum(axis=-1), 1)
     return jnp.where(any_other, jax.nn.softplus(target - top - jnp.log(total)), 0)
 
 

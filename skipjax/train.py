@@ -16,7 +16,7 @@ from skipjax.checkpoints import Checkpoints
 from skipjax.data import sources
 from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
 from skipjax.data.split import LeaveOneOut, split_as
-from skipjax.encoders import make_encoder
+from skipjax.encoders import Encoder, make_encoder
 from skipjax.errors import DivergedError
 from skipjax.limits import check_limits
 from skipjax.workdir import as_json, check_same_data, check_same_run, finished
@@ -47,13 +47,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
       BusyError: another process works in `workdir`.
       DivergedError: the loss is not finite.
     """
-    check_limits(config)
-    for name in config.eval.metrics:
-        metrics.canonical(name)
-    encoder = make_encoder(config.model, config.data.max_length)
-    # These name a wrong choice before data is read.
-    step.make_train_step(config, encoder, num_steps=1)
-    step.hyperparameters(config, num_steps=1)
+    encoder = check_config(config)
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         new = not workdir.exists()
@@ -84,6 +78,24 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
         run.record_test(results)
         _report(config, results, workdir)
         return results
+
+
+def check_config(config: Any) -> Encoder:
+    """Names what is wrong with a config before any data is read.
+
+    Returns:
+      The encoder it describes.
+
+    Raises:
+      ConfigError: a field with an impossible value.
+    """
+    check_limits(config)
+    for name in config.eval.metrics:
+        metrics.canonical(name)
+    encoder = make_encoder(config.model, config.data.max_length)
+    step.make_train_step(config, encoder, num_steps=1)
+    step.hyperparameters(config, num_steps=1)
+    return encoder
 
 
 class _Run:

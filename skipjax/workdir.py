@@ -1,6 +1,7 @@
 """Whether a folder that holds a run may be gone on with, or is done."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,17 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_same_run(config: Any, workdir: Path) -> None:
-    """Refuses to go on in `workdir` with a field that would change the result."""
+def check_same_run(config: Any, workdir: Path, *, fixed: Iterable[str] = ()) -> None:
+    """Refuses to go on in `workdir` with a field that would change the result.
+
+    Args:
+      config: of the run that wants to go on.
+      workdir: holds the `config.json` of the one before, if there was one.
+      fixed: fields that may not change although a run may go on with others, such as its length.
+
+    Raises:
+      CheckpointError: naming the field and both values.
+    """
     path = workdir / "config.json"
     if not path.exists():
         return
@@ -46,9 +56,9 @@ def check_same_run(config: Any, workdir: Path) -> None:
             f"{path} cannot be read ({error}); choose another --workdir."
         ) from None
     now = _flat(as_json(config))
-    may_change = set(_MAY_CHANGE)
+    may_change = _MAY_CHANGE - set(fixed)
     if config.optimizer.decay != "constant":
-        may_change.remove("train.num_epochs")  # the decay ends with it
+        may_change.discard("train.num_epochs")  # the decay ends with it
     for field in sorted((before.keys() | now.keys()) - may_change):
         if before.get(field) != now.get(field):
             raise CheckpointError(

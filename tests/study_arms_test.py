@@ -52,7 +52,9 @@ def test_every_ablation_is_one_field_away_from_s_plus_track():
     assert len(ablations) == 9
     for arm in ablations:
         assert len(arm.settings.items() - base.items()) == 1
-        assert (arm.against, arm.tuned_as) == ("causal", "causal_track")
+        assert arm.tuned_as == "causal_track"
+        # What shuffled labels tell is how much the right ones are worth.
+        assert arm.against == ("causal_track" if arm.key == "shuffled_labels" else "causal")
 
 
 def test_other_ways_stand_alone_and_with_infonce():
@@ -70,10 +72,19 @@ def test_other_ways_stand_alone_and_with_infonce():
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (({}, {}), "has 'a' more than once"),
+        (({}, {}), "has 'a', which is taken already"),
+        (({"key": "markov"},), "has 'markov', which is taken already"),
         (({"group": "best"},), "is of group 'best'; choose of"),
-        (({"against": "b"},), "has against = 'b'; name one of a"),
-        (({"tuned_as": "b"},), "has tuned_as = 'b'; name one of a"),
+        (({}, {"key": "b", "against": "c"}), "'b' has against = 'c'; name one of a, or None"),
+        (({"against": "a"},), "has against = 'a'; name one of"),
+        (({"tuned_as": "b"},), "has tuned_as = 'b'; name one that is tuned itself"),
+        (
+            ({}, {"key": "b", "tuned_as": "a"}, {"key": "c", "tuned_as": "b"}),
+            "'c' has tuned_as = 'b'; name one that is tuned itself",
+        ),
+        (({"agianst": "b"},), r"entry 'a' with too few or unknown fields \(agianst\); give"),
+        (({"set": {"eval": {"seed": 1}}},), r"sets config\.eval\.seed, but arms can only be"),
+        (({"set": {"data": {"require_skip": True}}},), "but arms can only be compared if"),
         (({"set": {"loss": {"alfa": 1.0}}},), r"the arm 'a' sets config\.loss\.alfa, which does"),
         (({"set": {"lots": {"alpha": 1.0}}},), r"sets config\.lots\.alpha, which does not exist"),
     ],
@@ -93,6 +104,11 @@ def test_chosen_arms_bring_what_they_are_compared_with():
     assert chosen(arms, []) == arms
     with pytest.raises(ConfigError, match="there is no arm 'embeding'; there are causal, "):
         chosen(arms, ["embeding"])
+
+
+def test_a_value_of_the_wrong_type_is_named():
+    with pytest.raises(ConfigError, match=r"table1-x: config\.loss\.alpha cannot be 'much'"):
+        configured(table1(), "x", {"loss.alpha": "much"})
 
 
 def test_a_runs_config_knows_nothing_of_the_study():

@@ -1,12 +1,14 @@
 """Runs in processes of their own: kept, repeated, and what they say when they fail."""
 
 import importlib
+import json
 import os
 
 import pytest
 
 from skipjax.errors import SkipjaxError
 from skipjax.study.runner import Run, run_all
+from skipjax.workdir import as_json
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
@@ -64,9 +66,39 @@ def test_a_run_that_fails_is_named_with_what_it_said(tmp_path):
     assert found.value.exit_code == 2
 
 
+def test_what_changes_no_result_repeats_nothing_and_more_epochs_go_on(tmp_path):
+    first, _ = run(tmp_path, [make_run(tmp_path, "one")])
+    written = (tmp_path / "runs" / "one" / "results.json").stat()
+    again, _ = run(tmp_path, [make_run(tmp_path, "one", eval__batch_size=32)])
+    assert again == first
+    assert (tmp_path / "runs" / "one" / "results.json").stat() == written
+    more, _ = run(tmp_path, [make_run(tmp_path, "one", train__num_epochs=2)])
+    assert more[0]["epochs"] == 2
+    with pytest.raises(SkipjaxError, match=r"config\.loss\.alpha = 0\.5, not 0\.2"):
+        run(tmp_path, [make_run(tmp_path, "one", loss__alpha=0.2)])
+
+
+def test_results_of_a_shorter_run_do_not_stand_for_a_longer_one(tmp_path):
+    """As it is when the longer run was interrupted."""
+    short = make_run(tmp_path, "one")
+    run(tmp_path, [short])
+    longer = make_run(tmp_path, "one", train__num_epochs=3)
+    (short.workdir / "config.json").write_text(json.dumps(as_json(longer.config)))
+    found, _ = run(tmp_path, [longer])
+    assert found[0]["epochs"] == 3
+
+
+def test_a_run_that_diverged_may_succeed_with_other_fields(tmp_path):
+    bad = make_run(tmp_path, "one", optimizer__learning_rate=1e30, train__num_epochs=2)
+    assert run(tmp_path, [bad])[0] == [None]
+    assert run(tmp_path, [bad])[0] == [None]
+    with pytest.raises(SkipjaxError, match=r"config\.optimizer\.learning_rate = 1e\+30, not"):
+        run(tmp_path, [make_run(tmp_path, "one")])
+
+
 def test_damaged_results_are_named(tmp_path):
     only = make_run(tmp_path, "damaged")
     run(tmp_path, [only])
     (only.workdir / "results.json").write_text("{")
-    with pytest.raises(SkipjaxError, match=r"damaged cannot be read .*remove it, and it is run"):
+    with pytest.raises(SkipjaxError, match=r"damaged/results\.json cannot be read .*remove it"):
         run(tmp_path, [only])

@@ -18,7 +18,7 @@ from pyarrow import parquet
 from skipjax.data.split import leave_one_out
 from skipjax.errors import ConfigError, DataError
 from skipjax.study.arms import arms_of, chosen, configured
-from skipjax.study.outcomes import facts_of
+from skipjax.study.outcomes import curve_of_run, facts_of
 from skipjax.study.tuning import SELECTION, tune
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +89,40 @@ def test_without_grids_nothing_is_tuned():
     arms = chosen(arms_of(config), ["embedding"])
     assert tune(config, arms, run) == ([], {"causal": {}, "embedding": {}})
     assert not made
+
+
+def test_what_an_arm_sets_itself_is_not_taken_over():
+    config = table1()
+    entry = {"group": "other", "against": None, "label": "", "tuned_as": "causal_track"}
+    loss = {"alpha": 0.9, "beta": 0.1}
+    config.study.arms = (
+        *config.study.arms,
+        {**entry, "key": "heavy", "set": {"loss": loss}},
+        {**entry, "key": "slow", "set": {"optimizer": {"learning_rate": 1e-5}}},
+    )
+    run, _ = runner(lambda run: float(run.optimizer.learning_rate == 5e-4))
+    _, tuned = tune(config, arms_of(config), run)
+    assert tuned["heavy"] == {"optimizer.learning_rate": 5e-4}
+    assert "optimizer.learning_rate" not in tuned["slow"]
+
+
+def test_a_curve_is_the_mean_over_an_epochs_steps(tmp_path):
+    lines = [
+        {"step": 20, "epoch": 1, "train/loss": 4.0},
+        {"step": 23, "epoch": 1, "train/loss": 3.0},
+        {"step": 23, "epoch": 1, SELECTION: 0.1},
+        {"step": 43, "epoch": 2, "train/loss": 2.0},
+        {"step": 46, "epoch": 2, SELECTION: 0.2},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 46, "ep')  # a disk was full
+    curve = curve_of_run(7, tmp_path)
+    assert curve == {
+        "seed": 7,
+        "epoch": [1, 2],
+        SELECTION: [0.1, 0.2],
+        "train/loss": [pytest.approx((20 * 4 + 3 * 3) / 23), 2.0],
+    }
 
 
 def test_facts_are_the_loop(rng):
@@ -163,6 +197,18 @@ def test_a_study_leaves_its_files_and_is_not_repeated(tmp_path):
     assert [p.stat() for p in sorted(workdir.glob("*/*/*/results.json"))] == stamps
     assert {name: (workdir / name).read_bytes() for name in FILES} == before
 
+    # With anything else that would change a result, it says so before it runs anything.
+    for change in ("--config.train.num_epochs=3", "--config.study.learning_rates=(0.001,)"):
+        arguments = [one for one in SMALL if one.split("=")[0] != change.split("=")[0]]
+        done = subprocess.run(
+            command(workdir, *arguments, "--seeds=2", change),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 76
+        assert f"holds a run with {change[2:].split('=')[0]} = " in done.stderr
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -174,7 +220,8 @@ def test_an_interrupted_study_ends_with_the_same_files(tmp_path, number):
     # The same date, that is: files say when a study was begun.
     (broken / "begun.json").write_bytes((whole / "begun.json").read_bytes())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    for wanted in (1, 3, 5):  # runs that are done when it is interrupted
+    # Between two runs, and within one, after its first epoch of two.
+    for wanted, pattern in ((1, "results.json"), (3, "checkpoints/5"), (5, "results.json")):
         process = subprocess.Popen(
             command(broken, *SMALL, "--seeds=2", "--jobs=1"),
             cwd=ROOT,
@@ -183,7 +230,7 @@ def test_an_interrupted_study_ends_with_the_same_files(tmp_path, number):
             text=True,
         )
         deadline = time.monotonic() + 200
-        while len([*broken.glob("*/*/*/results.json")]) < wanted:
+        while len([*broken.glob(f"*/*/*/{pattern}")]) < (wanted if "json" in pattern else 1):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.05)

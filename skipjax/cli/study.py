@@ -1,6 +1,9 @@
 """``python -m skipjax study``: do skips help, on any data, with statistics and a report."""
 
 import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,6 @@ from typing import Any
 from skipjax import terminal
 from skipjax.cli import config_flags
 from skipjax.cli.parsing import Parser, count
-from skipjax.memory import restart_with_huge_pages
 
 _QUICK = {
     "data.num_sessions": 300,
@@ -23,7 +25,9 @@ _QUICK = {
     "study.learning_rates": (),
     "study.ratios": (),
 }
-_QUICK_ARMS = "causal_hidden,bi_hidden,bi_track,shuffled_labels,embedding_own"
+_QUICK_ARMS = ("causal_hidden", "bi_hidden", "bi_track", "shuffled_labels", "embedding_own")
+_ON_AN_ACCELERATOR = 4  # runs at a time, which share its memory
+_RUN_BYTES = 2 << 30  # memory that a run takes, roughly
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -38,7 +42,13 @@ def run(arguments: Sequence[str]) -> None:
     add("--config", required=True, metavar="FILE", help="such as configs/table1.py")
     add("--workdir", metavar="DIR", help="default: runs/<config>-<source>")
     add("--seeds", type=count, default=5, metavar="N", help="of the paper's arms (default: 5)")
-    add("--jobs", type=count, default=0, metavar="N", help="runs at a time (default: one a core)")
+    add(
+        "--jobs",
+        type=count,
+        default=0,
+        metavar="N",
+        help="runs at a time (default: one a core, or 4 on an accelerator)",
+    )
     add("--arms", default="", metavar="KEY,KEY", help="only these, and what they are compared with")
     add("--quick", action="store_true", help="a few arms, tiny and untuned, for a look")
     args, rest = parser.parse_known_args(arguments)
@@ -47,27 +57,54 @@ def run(arguments: Sequence[str]) -> None:
     config = config_flags.config_of(args.config, rest)
     if "study" not in config:
         parser.error(f"--config={args.config} has no config.study; see configs/table1.py")
+    shown = {"config": args.config, "seeds": args.seeds, "arms": args.arms}
+    workdir = Path(
+        args.workdir or f"runs/{config.name}-{config.data.source}{'-quick' if args.quick else ''}"
+    )
     if args.quick:
-        _set(config, _QUICK, [argument.partition("=")[0] for argument in rest])
-        args.arms = args.arms or _QUICK_ARMS
+        given = [argument.partition("=")[0] for argument in rest]
+        _make_quick(config, given)
+        keys = [dict(arm).get("key") for arm in config.study.arms]
+        args.arms = args.arms or ",".join(key for key in _QUICK_ARMS if key in keys)
         args.seeds = min(args.seeds, 2)
-    restart_with_huge_pages()
     # Imported here, so that a misspelt flag answers at once.
+    import jax
+
     from skipjax.study.study import Plan, run_study
 
-    cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
-    workdir = Path(args.workdir or f"runs/{config.name}-{config.data.source}")
+    jax.config.update("jax_platforms", "cpu")  # of this process, which trains nothing itself
+    jobs, cores = _at_a_time()
     plan = Plan(
         workdir=workdir,
         seeds=args.seeds,
-        jobs=args.jobs or len(cores) or os.cpu_count() or 1,
+        jobs=args.jobs or jobs,
         cores=cores,
         keys=tuple(key for key in args.arms.split(",") if key),
-        command=_shown(arguments),
+        command=_command(shown, args.quick, rest),
     )
+    terminal.say(f"{config.name} on {config.data.source}: {plan.jobs} runs at a time in {workdir}")
     with terminal.progress_bar() as progress:
         study = run_study(config, plan, progress=progress)
     _print(study, workdir)
+
+
+def _at_a_time() -> tuple[int, tuple[int, ...]]:
+    """How many runs to make at a time, and the cores to share out among them, if any."""
+    asked = "import jax; print(jax.default_backend())"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    if done.stdout.strip() not in ("cpu", ""):
+        return _ON_AN_ACCELERATOR, ()
+    cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(len(cores) or os.cpu_count() or 1, memory // _RUN_BYTES)), cores
+
+
+def _make_quick(config: Any, given: Sequence[str]) -> None:
+    """Makes all runs tiny, but for the fields given on the command line."""
+    values = dict(_QUICK)
+    if config.data.source == "prepared":
+        del values["data.num_sessions"]  # which is taken whole
+    _set(config, values, given)
 
 
 def _set(config: Any, values: dict[str, Any], given: Sequence[str]) -> None:
@@ -82,16 +119,14 @@ def _set(config: Any, values: dict[str, Any], given: Sequence[str]) -> None:
         section[last] = value
 
 
-def _shown(arguments: Sequence[str]) -> str:
-    """The command, without folders: where a file lies on this machine is nobody's business."""
-    shown = []
-    for argument in arguments:
+def _command(shown: dict[str, Any], quick: bool, rest: Sequence[str]) -> str:
+    """What reproduces the study, without folders: where data lies here is nobody's business."""
+    words = [f"--{name}={value}" for name, value in shown.items() if value] + ["--quick"] * quick
+    for argument in rest:
         name, equals, value = argument.partition("=")
-        if name == "--jobs" or name == "--workdir":
-            continue  # no result depends on them
-        keep = name == "--config" or "/" not in value
-        shown.append(f"{name}{equals}{value if keep else Path(value).name}")
-    return " ".join(["python -m skipjax study", *shown])
+        if name != "--config.data.cache_dir":
+            words.append(f"{name}{equals}{Path(value).name if name.endswith('.path') else value}")
+    return shlex.join(["python", "-m", "skipjax", "study", *words])
 
 
 def _print(study: dict[str, Any], workdir: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from skipjax.errors import ConfigError
+from skipjax.study.baselines import BASELINES
 
 GROUPS = ("table1", "ablation", "other")
 
@@ -40,29 +41,54 @@ def arms_of(config: Any) -> list[Arm]:
     """Those of `config.study.arms`.
 
     Raises:
-      ConfigError: a key that occurs twice or names no arm, an unknown group or field.
+      ConfigError: an entry that is not an arm, a key that occurs twice or names none, an unknown
+        group, or a field that does not exist or that all arms must share.
     """
-    arms = []
-    for entry in config.study.arms:
-        entry = dict(entry)
-        settings = dict(_flat(entry.pop("set")))
-        arm = Arm(settings=settings, **{"tuned_as": entry["key"], **entry})
-        for field in settings:
-            value_of(config, field, f"the arm {arm.key!r} sets")
-        arms.append(arm)
-    keys = [arm.key for arm in arms]
+    arms = [_arm(entry) for entry in config.study.arms]
+    of_key = {arm.key: arm for arm in arms}
     for arm in arms:
-        if keys.count(arm.key) > 1:
-            raise ConfigError(f"config.study.arms has {arm.key!r} more than once; rename one.")
+        if [one.key for one in arms].count(arm.key) > 1 or arm.key in BASELINES:
+            raise ConfigError(
+                f"config.study.arms has {arm.key!r}, which is taken already; rename it."
+            )
         if arm.group not in GROUPS:
             raise ConfigError(f"the arm {arm.key!r} is of group {arm.group!r}; choose of {GROUPS}.")
-        for field in ("against", "tuned_as"):
-            named = getattr(arm, field)
-            if named is not None and named not in keys:
+        if arm.against not in {None, *of_key} - {arm.key}:
+            raise ConfigError(
+                f"the arm {arm.key!r} has against = {arm.against!r}; name one of "
+                f"{', '.join(of_key.keys() - {arm.key})}, or None."
+            )
+        like = of_key.get(arm.tuned_as)
+        if like is None or like.tuned_as != like.key:
+            raise ConfigError(
+                f"the arm {arm.key!r} has tuned_as = {arm.tuned_as!r}; name one that is tuned "
+                "itself."
+            )
+        for field in arm.settings:
+            value_of(config, field, f"the arm {arm.key!r} sets")
+            if field.startswith(_SHARED) and field not in _NOT_SHARED:
                 raise ConfigError(
-                    f"the arm {arm.key!r} has {field} = {named!r}; name one of {', '.join(keys)}."
+                    f"the arm {arm.key!r} sets config.{field}, but arms can only be compared if "
+                    "they share it; set it for all, with a flag."
                 )
     return arms
+
+
+# So that all arms rank the same targets among the same candidates.
+_SHARED, _NOT_SHARED = ("data.", "eval.", "seed", "name", "study."), ("data.labels",)
+
+
+def _arm(entry: Mapping[str, Any]) -> Arm:
+    fields = {field.name for field in dataclasses.fields(Arm)} - {"settings"} | {"set"}
+    entry = {"set": {}, "tuned_as": dict(entry).get("key"), **entry}
+    if entry.keys() != fields:
+        wrong = sorted(entry.keys() ^ fields)
+        raise ConfigError(
+            f"config.study.arms has an entry {entry.get('key')!r} with too few or unknown fields "
+            f"({', '.join(wrong)}); give {', '.join(sorted(fields))}."
+        )
+    settings = dict(_flat(entry.pop("set")))
+    return Arm(settings=settings, **entry)
 
 
 def chosen(arms: Sequence[Arm], keys: Sequence[str]) -> list[Arm]:
@@ -95,7 +121,10 @@ def configured(config: Any, name: str, settings: Mapping[str, Any]) -> Any:
         section = run
         for part in sections:
             section = section[part]
-        section[last] = value
+        try:
+            section[last] = value
+        except TypeError as error:
+            raise ConfigError(f"{run.name}: config.{field} cannot be {value!r}: {error}.") from None
     return run
 
 

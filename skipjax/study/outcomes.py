@@ -36,8 +36,10 @@ def facts_of(sessions: Sessions, split: LeaveOneOut) -> Facts:
     )
 
 
-def outcome_of_runs(key: str, workdirs: Sequence[Path], split: LeaveOneOut) -> Outcome:
-    """Of an arm whose runs, with the seeds 0, 1, ..., are in `workdirs`.
+def outcome_of_runs(
+    key: str, seeds: Sequence[int], workdirs: Sequence[Path], split: LeaveOneOut
+) -> Outcome:
+    """Of an arm whose runs with `seeds` are in `workdirs`.
 
     Raises:
       CheckpointError: a run left none, or of other sessions.
@@ -57,9 +59,7 @@ def outcome_of_runs(key: str, workdirs: Sequence[Path], split: LeaveOneOut) -> O
         top = top.combine_chunks().to_numpy(zero_copy_only=False).astype(np.int32) + FIRST_TRACK_ID
         ranks = (table[name].to_numpy() for name in ("rank_sampled", "rank_full"))
         found.append((*ranks, top.reshape(split.num_sessions, -1)))
-    return outcome_of(
-        key, tuple(range(len(workdirs))), split, *map(np.stack, zip(*found, strict=True))
-    )
+    return outcome_of(key, tuple(seeds), split, *map(np.stack, zip(*found, strict=True)))
 
 
 def outcome_of(
@@ -86,10 +86,15 @@ def curve_of_run(seed: int, workdir: Path) -> dict[str, Any]:
     """Validation HR@10 and mean training loss of each epoch."""
     losses: dict[int, list[float]] = {}
     valid: dict[int, float] = {}
+    before = 0
     for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
-        if "train/loss" in values:
-            losses.setdefault(values["epoch"], []).append(values["train/loss"])
+        try:
+            values = json.loads(line)
+        except ValueError:  # cut short when a disk was full; what counts stands in results.json
+            continue
+        if "train/loss" in values:  # the mean of the steps since the line before
+            steps, before = values["step"] - before, values["step"]
+            losses.setdefault(values["epoch"], []).extend([values["train/loss"]] * steps)
         if SELECTION in values:
             valid[values["epoch"]] = values[SELECTION]
     epochs = sorted(valid)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from skipjax import files
-from skipjax.errors import CheckpointError, SkipjaxError
+from skipjax.errors import SkipjaxError
 from skipjax.study.worker import DIVERGED
-from skipjax.workdir import as_json
+from skipjax.workdir import as_json, check_same_run, finished
 
 Progress = Callable[..., None]
 LOG = "log.txt"
@@ -91,19 +91,11 @@ _MISSING = object()
 
 def _results(run: Run) -> Any:
     """What a run left: its results, None if it diverged, _MISSING if it is not done."""
-    try:
-        before = json.loads((run.workdir / "config.json").read_text(encoding="utf-8"))
-        if before != as_json(run.config):
-            return _MISSING  # the run itself says what differs, or goes on if nothing that matters
-        if (run.workdir / DIVERGED).exists():
-            return None
-        return json.loads((run.workdir / "results.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return _MISSING
-    except ValueError as error:
-        raise CheckpointError(
-            f"{run.workdir} cannot be read ({error}); remove it, and it is run again."
-        ) from None
+    check_same_run(run.config, run.workdir)
+    if (run.workdir / DIVERGED).exists():
+        return None
+    results = finished(run.config, run.workdir)
+    return _MISSING if results is None else results
 
 
 def _start(run: Run, cores: Sequence[int], cache: Path, keep: bool) -> subprocess.Popen:
@@ -123,7 +115,12 @@ def _start(run: Run, cores: Sequence[int], cache: Path, keep: bool) -> subproces
             stdout=log,
             stderr=log,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # On a GPU, they share its memory.
+            env={
+                **os.environ,
+                "PYTHONUNBUFFERED": "1",
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            },
         )
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps(spec) + "\n")

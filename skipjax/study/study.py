@@ -1,5 +1,6 @@
 """Do skips help: tunes and trains arms × seeds, ranks baselines, and writes what came out."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,9 @@ from skipjax.study.measures import Outcome
 from skipjax.study.outcomes import curve_of_run, facts_of, outcome_of, outcome_of_runs
 from skipjax.study.report.write import write_report
 from skipjax.study.runner import Run, run_all
-from skipjax.study.tuning import ALPHA, BETA, RATE, Results, Settings, tune, value_in
+from skipjax.study.tuning import ALPHA, BETA, RATE, Results, Settings, grids, tune, value_in
+from skipjax.train import check_config
+from skipjax.workdir import as_json, check_same_data, check_same_run
 
 _BEGUN = "begun.json"
 # What the report is made of; a study may measure more.
@@ -67,12 +70,16 @@ def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict
       SkipjaxError: what a run of `train_and_evaluate` raises, or an impossible study.
     """
     arms = chosen(arms_of(config), plan.keys)
+    grids(config, arms)
+    for name, value in (("--seeds", plan.seeds), ("config.study.other_seeds", _others(config))):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1.")
     config.eval.keep_top = max(config.eval.keep_top, _TOP)
     config.eval.metrics = tuple(
         dict.fromkeys([*map(metrics.canonical, config.eval.metrics), *_METRICS])
     )
-    if plan.seeds < 1:
-        raise ConfigError(f"--seeds is {plan.seeds}; it must be at least 1.")
+    for arm in arms:  # a mistake in the last one must not wait for the others
+        check_config(configured(config, arm.key, arm.settings))
     sessions = sources.load(config.data, progress=progress)
     split = split_as(config.data, sessions)
     num_tracks = split.num_ids - FIRST_TRACK_ID
@@ -84,7 +91,7 @@ def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict
     candidates = Candidates(split, config.eval.num_candidates, config.eval.seed)
     files.make_folder(plan.workdir)
     with files.lock(plan.workdir / ".lock"):
-        begun = _begun(plan.workdir, split.digest)
+        begun = _begun(config, plan.workdir, split.digest)
         study = _Study(config, plan, split, progress)
         tuning, tuned = tune(config, arms, study.try_out)
         trained = study.train(arms, tuned)
@@ -134,7 +141,8 @@ class _Study:
         for arm, settings in wanted:
             fields = (RATE, ALPHA, BETA) if arm.has_skip_term else (RATE,)
             name = "-".join(str(value_in(self.config, settings, field)) for field in fields)
-            runs.append(self._configured(arm, settings, 0, Path("tuning", arm.key, name)))
+            seed = self.config.seed
+            runs.append(self._configured(arm, settings, seed, Path("tuning", arm.key, name)))
         return self._run(runs, "tuning")
 
     def train(
@@ -143,9 +151,7 @@ class _Study:
         """The outcome and the training curves of each arm."""
         runs, of_arm = [], []
         for arm in arms:
-            seeds = self.plan.seeds
-            if arm.group != "table1":
-                seeds = min(seeds, self.config.study.other_seeds)
+            seeds = self._seeds(arm)
             own = [
                 self._configured(
                     arm,
@@ -153,7 +159,7 @@ class _Study:
                     seed,
                     Path("runs", arm.key, f"seed{seed}"),
                 )
-                for seed in range(seeds)
+                for seed in seeds
             ]
             of_arm.append(own)
             runs += own
@@ -168,8 +174,10 @@ class _Study:
                 raise CheckpointError(f"{run.workdir} is of other data; choose another --workdir.")
         return [
             (
-                outcome_of_runs(arm.key, [run.workdir for run in own], self.split),
-                [curve_of_run(seed, run.workdir) for seed, run in enumerate(own)],
+                outcome_of_runs(
+                    arm.key, self._seeds(arm), [run.workdir for run in own], self.split
+                ),
+                [curve_of_run(run.config.seed, run.workdir) for run in own],
             )
             for arm, own in zip(arms, of_arm, strict=True)
         ]
@@ -184,6 +192,12 @@ class _Study:
             )
             found.append(outcome_of(key, (0,), split, *(some[None] for some in ranked)))
         return found
+
+    def _seeds(self, arm: Arm) -> range:
+        number = self.plan.seeds
+        if arm.group != "table1":
+            number = min(number, _others(self.config))
+        return range(self.config.seed, self.config.seed + number)
 
     def _configured(self, arm: Arm, settings: Settings, seed: int, folder: Path) -> Run:
         config = configured(self.config, arm.key, {**settings, "seed": seed})
@@ -214,17 +228,30 @@ def _described(
     }
 
 
-def _begun(workdir: Path, digest: str) -> dict[str, Any]:
-    """When and with what this study was begun, written once."""
+def _others(config: Any) -> int:
+    return config.study.other_seeds
+
+
+def _begun(config: Any, workdir: Path, digest: str) -> dict[str, Any]:
+    """When and with what this study was begun, written once.
+
+    It may go on with more seeds or arms, but with nothing else that would change a result.
+    """
+    config = copy.deepcopy(config)
+    with config.unlocked():
+        del config.study.arms, config.study.other_seeds, config.study.keep_checkpoints
+    check_same_run(config, workdir, fixed=("train.num_epochs", "train.patience"))
     path = workdir / _BEGUN
     if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        if begun["data"] != digest:
-            raise CheckpointError(
-                f"{workdir} holds a study of other data than config.data now gives; choose another "
-                "--workdir."
-            )
+        try:
+            begun = json.loads(path.read_text(encoding="utf-8"))
+            before = begun["data"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error!r}); remove it.") from None
+        check_same_data(before, digest, workdir)
+        files.write_json(workdir / "config.json", as_json(config))
         return begun
+    files.write_json(workdir / "config.json", as_json(config))
     facts = environment(["jax", "flax", "optax", "numpy"])
     begun = {
         "data": digest,

@@ -31,24 +31,12 @@ def tune(
       DataError: an arm that none of the learning rates trains.
     """
     itself = [arm for arm in arms if arm.tuned_as == arm.key]
-    rates = {arm.key: [{RATE: rate} for rate in config.study.learning_rates] for arm in itself}
-    ratios = {
-        arm.key: [{ALPHA: alpha, BETA: beta} for alpha, beta in config.study.ratios]
-        for arm in itself
-        if arm.has_skip_term
-    }
-    number = sum(map(len, [*rates.values(), *ratios.values()]))
-    if number > config.study.most_tuning_runs:
-        raise ConfigError(
-            f"the grids of config.study come to {number} runs, more than "
-            f"config.study.most_tuning_runs ({config.study.most_tuning_runs}); shorten "
-            "learning_rates or ratios."
-        )
+    rates, ratios = grids(config, arms)
     tried: list[dict[str, Any]] = []
     best: dict[str, dict[str, Any]] = {}
     for stage in (rates, ratios):
         wanted = [
-            (arm, {**arm.settings, **settings_of(arm, best.get(arm.key)), **point})
+            (arm, {**arm.settings, **_taken(arm, arm, best), **point})
             for arm in itself
             for point in stage.get(arm.key, [])
         ]
@@ -69,15 +57,52 @@ def tune(
                 best[arm.key] = max(finite, key=lambda one: one[SELECTION])
     for one in best.values():
         one["chosen"] = True
-    return tried, {arm.key: settings_of(arm, best.get(arm.tuned_as)) for arm in arms}
+    of_key = {arm.key: arm for arm in arms}
+    return tried, {arm.key: _taken(arm, of_key[arm.tuned_as], best) for arm in arms}
 
 
-def settings_of(arm: Arm, best: Mapping[str, Any] | None) -> dict[str, float]:
-    """What an arm takes over; weights only if it has the skip term itself."""
-    if best is None:
+def _taken(arm: Arm, like: Arm, best: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """What an arm takes over from the one it is tuned as: no more than both leave open.
+
+    Weights only if it has the skip term itself, and nothing that it sets to another value.
+    """
+    if like.key not in best:
         return {}
-    fields = (RATE, ALPHA, BETA) if arm.has_skip_term else (RATE,)
-    return {field: best[field.rpartition(".")[2]] for field in fields}
+    groups = [(RATE,), (ALPHA, BETA)] if arm.has_skip_term else [(RATE,)]
+    return {
+        field: best[like.key][field.rpartition(".")[2]]
+        for group in groups
+        for field in group
+        if all(arm.settings.get(one) == like.settings.get(one) for one in group)
+    }
+
+
+def grids(
+    config: Any, arms: Sequence[Arm]
+) -> tuple[dict[str, list[Settings]], dict[str, list[Settings]]]:
+    """Learning rates, and then weights, to try of each arm that is tuned itself.
+
+    Raises:
+      ConfigError: they come to more runs than they may.
+    """
+    itself = [arm for arm in arms if arm.tuned_as == arm.key]
+    different = dict.fromkeys
+    rates = {
+        arm.key: [{RATE: rate} for rate in different(config.study.learning_rates)] for arm in itself
+    }
+    ratios = {
+        arm.key: [{ALPHA: alpha, BETA: beta} for alpha, beta in different(config.study.ratios)]
+        for arm in itself
+        if arm.has_skip_term
+    }
+    number = sum(map(len, [*rates.values(), *ratios.values()]))
+    if number > config.study.most_tuning_runs:
+        raise ConfigError(
+            f"the grids of config.study come to {number} runs, more than "
+            f"config.study.most_tuning_runs ({config.study.most_tuning_runs}); shorten "
+            "learning_rates or ratios."
+        )
+    return rates, ratios
 
 
 def value_in(config: Any, settings: Settings, field: str) -> Any:

@@ -33,6 +33,7 @@ def main() -> int:
     jax.config.update("jax_compilation_cache_dir", spec["cache"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     workdir = Path(spec["workdir"])
+    (workdir / DIVERGED).unlink(missing_ok=True)
     try:
         train_and_evaluate(ConfigDict(_tupled(spec["config"])), workdir)
     except DivergedError as error:
