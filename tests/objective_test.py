@@ -97,10 +97,22 @@ CHOICES = [
 MANY = (8, 8, 7, 6, 5, 2, 0)
 OTHERS = ((8, 8, 8, 7, 7, 5, 4, 3, 3, 2), (5, 2))
 BATCH_SCOPE, HIDDEN = {"sampling__scope": "batch"}, {"loss__context": "hidden"}
+OTHER_WAYS = {
+    "loss__negatives": "batch",
+    "loss__skipped_target": "not_to_recommend",
+    "loss__skipped_weight": 0.3,
+    "loss__skipped_negatives": True,
+    "model__skip_embedding": True,
+}
 PACKINGS = [(MANY, {}), (MANY, BATCH_SCOPE)]  # the others compile for a minute
 PACKINGS += [
     pytest.param(*case, marks=pytest.mark.slow)
-    for case in [(MANY, HIDDEN), *itertools.product(OTHERS, ({}, BATCH_SCOPE, HIDDEN))]
+    for case in [
+        (MANY, HIDDEN),
+        (MANY, OTHER_WAYS),
+        (MANY, {**OTHER_WAYS, **BATCH_SCOPE}),
+        *itertools.product(OTHERS, ({}, BATCH_SCOPE, HIDDEN)),
+    ]
 ]
 
 

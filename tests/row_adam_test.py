@@ -53,7 +53,7 @@ def by_optax(optimizer, ids, gradients, num_steps):
     return jax.jit(lambda carry: jax.lax.scan(step, carry, (ids, gradients)))(carry)[0][0]
 
 
-def by_rows(optimizer, ids, gradients, num_steps, *, lazy=False):
+def by_rows(optimizer, ids, gradients, num_steps, *, lazy=False, flush_every=None):
     """The table after `num_steps`, flushed, and its state."""
     catch_up = None if lazy else row_adam.make_catch_up(optimizer, num_steps)
 
@@ -70,8 +70,13 @@ def by_rows(optimizer, ids, gradients, num_steps, *, lazy=False):
 
     table = table_at_start()
     carry = (table, row_adam.init_rows(table), jnp.int32(0))
-    carry = jax.jit(lambda carry: jax.lax.scan(step, carry, (ids, gradients)))(carry)[0]
-    return carry if lazy else row_adam.flush(*carry, catch_up, optimizer)
+    size = flush_every or num_steps
+    scan = jax.jit(lambda carry, x: jax.lax.scan(step, carry, x)[0])
+    for start in range(0, num_steps, size):
+        carry = scan(carry, (ids[start : start + size], gradients[start : start + size]))
+        if not lazy:
+            carry = (*row_adam.flush(*carry, catch_up, optimizer), carry[2])
+    return carry[:2]
 
 
 SETTINGS = {
@@ -95,6 +100,16 @@ def test_deferred_adam_is_adam(setting, scale):
     start = table_at_start()
     distance = jnp.linalg.norm(actual - expected) / jnp.linalg.norm(expected - start)
     assert distance <= 1e-5
+
+
+def test_flushes_on_the_way_change_nothing():
+    """As every epoch ends with one."""
+    optimizer = optimizer_config(decay="cosine", weight_decay=0.1)
+    ids, gradients = stream(300, 1e-4)
+    expected = by_optax(optimizer, ids, gradients, 300)
+    actual, _ = by_rows(optimizer, ids, gradients, 300, flush_every=60)
+    start = table_at_start()
+    assert jnp.linalg.norm(actual - expected) / jnp.linalg.norm(expected - start) <= 1e-5
 
 
 def test_chunks_and_their_overlap_change_nothing(monkeypatch):
