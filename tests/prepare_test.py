@@ -97,7 +97,7 @@ def test_demo_and_prepare(run, tmp_path):
     ("arguments", "code", "message"),
     [
         (["prepar"], 2, "there is no command 'prepar'; there are .* Did you mean 'prepare'?"),
-        (["xyz"], 2, "there is no command 'xyz'; there are prepare, demo"),
+        (["xyz"], 2, "there is no command 'xyz'; there are prepare, study, demo"),
         (["prepare", "msd"], 2, "there is no kind of log 'msd'; .* Did you mean 'mssd'?"),
         (["prepare", "mssd"], 2, "the following arguments are required: SRC, --out"),
         (["prepare", "mssd", "x", "--out", "o", "--session", "3"], 2, "Did you mean --sessions?"),
