@@ -66,6 +66,7 @@ def test_a_run_that_fails_is_named_with_what_it_said(tmp_path):
     assert found.value.exit_code == 2
 
 
+@pytest.mark.slow
 def test_what_changes_no_result_repeats_nothing_and_more_epochs_go_on(tmp_path):
     first, _ = run(tmp_path, [make_run(tmp_path, "one")])
     written = (tmp_path / "runs" / "one" / "results.json").stat()
@@ -78,6 +79,7 @@ def test_what_changes_no_result_repeats_nothing_and_more_epochs_go_on(tmp_path):
         run(tmp_path, [make_run(tmp_path, "one", loss__alpha=0.2)])
 
 
+@pytest.mark.slow
 def test_results_of_a_shorter_run_do_not_stand_for_a_longer_one(tmp_path):
     """As it is when the longer run was interrupted."""
     short = make_run(tmp_path, "one")
@@ -88,6 +90,7 @@ def test_results_of_a_shorter_run_do_not_stand_for_a_longer_one(tmp_path):
     assert found[0]["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_may_succeed_with_other_fields(tmp_path):
     bad = make_run(tmp_path, "one", optimizer__learning_rate=1e30, train__num_epochs=2)
     assert run(tmp_path, [bad])[0] == [None]
@@ -96,6 +99,7 @@ def test_a_run_that_diverged_may_succeed_with_other_fields(tmp_path):
         run(tmp_path, [make_run(tmp_path, "one")])
 
 
+@pytest.mark.slow
 def test_damaged_results_are_named(tmp_path):
     only = make_run(tmp_path, "damaged")
     run(tmp_path, [only])
