@@ -82,16 +82,18 @@ def sessions_table(title: str, facts: Mapping[str, Any], min_length: int) -> Tab
 
 
 def study_table(study: Mapping[str, Any]) -> Table:
-    """The arms of a study, as its `study.json` holds them."""
+    """The arms of a study, as its `study.json` holds them; differences are of full HR@10."""
     label = "synthetic demo sessions" if study["synthetic"] else study["source"]
     table = Table(
         title=escape(f"{study['name']} on {label}: {study['sessions']:,} sessions"),
         title_justify="left",
     )
     table.add_column("arm")
-    for column in ("seeds", "HR@10", "HR@10, all tracks", "to its S-", "corrected p"):
+    for column in ("seeds", "HR@10", "full HR@10", "difference", "p"):
         table.add_column(column, justify="right")
+    table.add_column("to")
     arms = study["arms"]
+    labels = {arm["key"]: arm["label"] for arm in arms}
     for arm, following in zip(arms, [*arms[1:], None], strict=True):
         compared = arm["comparisons"].get("test_full/hr@10", {})
         relative = compared.get("relative")
@@ -101,6 +103,7 @@ def study_table(study: Mapping[str, Any]) -> Table:
             *(f"{arm['metrics'][name]['mean']:.4f}" for name in ("test/hr@10", "test_full/hr@10")),
             "" if relative is None else f"{100 * relative:+.1f} %",
             f"{compared['p_holm']:.3f}" if compared else "",
+            escape(labels.get(arm["against"], "")),
             end_section=following is None or following["group"] != arm["group"],
         )
     return table

@@ -4,7 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ _QUICK = {
     "model.feedforward_width": 16,
     "sampling.num_negatives": 50,
     "train.num_epochs": 2,
-    "eval.num_candidates": 100,
+    "eval.num_candidates": 50,
     "study.learning_rates": (),
     "study.ratios": (),
 }
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> None:
         help="runs at a time (default: one a core, or 4 on an accelerator)",
     )
     add("--arms", default="", metavar="KEY,KEY", help="only these, and what they are compared with")
-    add("--quick", action="store_true", help="a few arms, tiny and untuned, for a look")
+    add("--quick", action="store_true", help="a few arms, tiny, untuned, 2 seeds: a look")
     args, rest = parser.parse_known_args(arguments)
     if unknown := [argument for argument in rest if not argument.startswith("--config.")]:
         parser.error(f"unrecognized arguments: {unknown[0]}")
@@ -82,10 +82,23 @@ def run(arguments: Sequence[str]) -> None:
         keys=tuple(key for key in args.arms.split(",") if key),
         command=_command(shown, args.quick, rest),
     )
-    terminal.say(f"{config.name} on {config.data.source}: {plan.jobs} runs at a time in {workdir}")
+    terminal.say(f"{config.name} on {config.data.source}, {plan.jobs} at a time, in {workdir}")
     with terminal.progress_bar() as progress:
-        study = run_study(config, plan, progress=progress)
+        study = run_study(config, plan, progress=progress if sys.stderr.isatty() else _lines())
     _print(study, workdir)
+
+
+def _lines() -> Callable[..., None]:
+    """Progress for a log: a line for each run."""
+    last = None
+
+    def progress(done: int, total: int, what: str, note: str = "") -> None:
+        nonlocal last
+        if what in ("tuning", "training") and (done, what) != last:
+            last = (done, what)
+            terminal.say(f"{what}: {done} of {total} runs done")
+
+    return progress
 
 
 def _at_a_time() -> tuple[int, tuple[int, ...]]:

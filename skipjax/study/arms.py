@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,12 +53,17 @@ def arms_of(config: Any) -> list[Arm]:
             raise ConfigError(
                 f"config.study.arms has {arm.key!r}, which is taken already; rename it."
             )
+        if not re.fullmatch(r"\w[\w.-]*", arm.key):
+            raise ConfigError(
+                f"config.study.arms has {arm.key!r}, which is no name of a folder; use letters, "
+                "digits, '_', '-' and '.'."
+            )
         if arm.group not in GROUPS:
             raise ConfigError(f"the arm {arm.key!r} is of group {arm.group!r}; choose of {GROUPS}.")
         if arm.against not in {None, *of_key} - {arm.key}:
             raise ConfigError(
                 f"the arm {arm.key!r} has against = {arm.against!r}; name one of "
-                f"{', '.join(of_key.keys() - {arm.key})}, or None."
+                f"{', '.join(key for key in of_key if key != arm.key)}, or None."
             )
         like = of_key.get(arm.tuned_as)
         if like is None or like.tuned_as != like.key:
@@ -103,7 +110,9 @@ def chosen(arms: Sequence[Arm], keys: Sequence[str]) -> list[Arm]:
     while waiting:
         key = waiting.pop()
         if key not in of_key:
-            raise ConfigError(f"there is no arm {key!r}; there are {', '.join(of_key)}.")
+            close = difflib.get_close_matches(key, of_key, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"there is no arm {key!r}; there are {', '.join(of_key)}.{hint}")
         if key not in wanted:
             wanted.add(key)
             waiting += [name for name in (of_key[key].against, of_key[key].tuned_as) if name]

@@ -79,7 +79,10 @@ def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict
         dict.fromkeys([*map(metrics.canonical, config.eval.metrics), *_METRICS])
     )
     for arm in arms:  # a mistake in the last one must not wait for the others
-        check_config(configured(config, arm.key, arm.settings))
+        try:
+            check_config(configured(config, arm.key, arm.settings))
+        except ConfigError as error:
+            raise ConfigError(f"the arm {arm.key!r}: {error}") from None
     sessions = sources.load(config.data, progress=progress)
     split = split_as(config.data, sessions)
     num_tracks = split.num_ids - FIRST_TRACK_ID
