@@ -176,7 +176,7 @@ def test_signals_leave_nothing(tmp_path, number, code):
     signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 30
-        while not deep.exists() and time.monotonic() < deadline:
+        while not (deep.exists() and os.listdir(deep)) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert os.listdir(deep) != []
         process.send_signal(number)
