@@ -9,6 +9,7 @@ without one. Ties count against the target, as they do in the models, so it then
 is no falling back on popularity.
 """
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from skipjax.ids import FIRST_TRACK_ID, HELD_OUT
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Baseline:
+class Baseline(abc.ABC):
     """What all baselines have in common.
 
     Attributes:
@@ -36,6 +37,7 @@ class Baseline:
     _: dataclasses.KW_ONLY
     played_only: bool = False
 
+    @abc.abstractmethod
     def scores(self, rows: np.ndarray, which: str) -> sparse.csr_array:
         """[N, V], higher is better; what is stored is above 0, and 0 is the worst.
 
@@ -43,15 +45,14 @@ class Baseline:
           rows: [N] sessions.
           which: "valid" or "test".
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def groups(self, which: str) -> np.ndarray:
         """[S] int; sessions with the same number have the same scores."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def costs(self, which: str) -> np.ndarray:
         """[S] at most how many numbers `scores` keeps at once for each session."""
-        raise NotImplementedError
 
     @functools.cached_property
     def _training(self) -> tuple[np.ndarray, np.ndarray]:
