@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from skipjax import evaluate
 from skipjax.data.split import LeaveOneOut, leave_one_out
 from skipjax.errors import ConfigError
-from skipjax.study import baselines
+from skipjax.study import baseline_ranks, baselines
 
 ALL = [
     (baselines.MostPopular, {}),
@@ -150,7 +150,7 @@ def test_ranks_are_the_loops_whatever_the_chunks(kind, options, seed, which, k, 
     split = make_split(seed)
     k = min(k, split.num_ids - 2)
     candidates = draw_candidates(split)
-    sampled, full, top = baselines.rank(
+    sampled, full, top = baseline_ranks.rank(
         kind(split, **options), split, which, candidates, k=k, chunk_size=chunk_size, budget=budget
     )
     assert sampled.dtype == full.dtype == top.dtype == np.int32
@@ -169,7 +169,7 @@ def test_popularity_is_that_of_the_evaluation():
     candidates = draw_candidates(split)
     for which in ("valid", "test"):
         expected = evaluate.popularity_ranks(split, which, candidates)
-        found = baselines.rank(baselines.MostPopular(split), split, which, candidates, k=3)
+        found = baseline_ranks.rank(baselines.MostPopular(split), split, which, candidates, k=3)
         np.testing.assert_array_equal(found[0], expected[which])
         np.testing.assert_array_equal(found[1], expected[f"{which}_full"])
         np.testing.assert_array_equal(found[2], np.tile([2, 3, 4], (40, 1)))
@@ -236,7 +236,7 @@ def test_what_nobody_heard_has_no_score():
     for kind in (baselines.ItemKNN, baselines.Markov):
         assert kind(split).scores(rows, "test").nnz == 0
     assert baselines.SessionKNN(split).scores(rows, "test").nnz == 0  # no neighbour but oneself
-    sampled, full, top = baselines.rank(
+    sampled, full, top = baseline_ranks.rank(
         baselines.Markov(split), split, "test", lambda rows: np.full((len(rows), 1), 2), k=4
     )
     assert sampled.tolist() == [2, 2]
@@ -313,8 +313,8 @@ def test_the_order_of_sessions_is_no_matter(kind, options):
         session_ids=split.session_ids.take(pa.array(order)),
     )
     candidates = draw_candidates(split)
-    ranks = baselines.rank(kind(split, **options), split, "test", candidates, k=5)
-    again = baselines.rank(kind(moved, **options), moved, "test", draw_candidates(moved), k=5)
+    ranks = baseline_ranks.rank(kind(split, **options), split, "test", candidates, k=5)
+    again = baseline_ranks.rank(kind(moved, **options), moved, "test", draw_candidates(moved), k=5)
     for one, other in zip(ranks, again, strict=True):
         np.testing.assert_array_equal(one[order], other)
 
@@ -340,7 +340,9 @@ def test_memory_does_not_grow_with_sessions_times_tracks(kind, options):
     )
     drawn = np.full((num_sessions, 5), num_ids - 1, np.int32)
     tracemalloc.start()
-    _, full, _ = baselines.rank(kind(split, **options), split, "test", lambda r: drawn[r], k=10)
+    _, full, _ = baseline_ranks.rank(
+        kind(split, **options), split, "test", lambda r: drawn[r], k=10
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(set(full.tolist())) > 1
@@ -356,7 +358,7 @@ def test_candidates_are_asked_for_in_chunks():
         asked.append(rows)
         return candidates(rows)
 
-    baselines.rank(baselines.MostPopular(split), split, "test", spied, k=1, chunk_size=7)
+    baseline_ranks.rank(baselines.MostPopular(split), split, "test", spied, k=1, chunk_size=7)
     assert max(map(len, asked)) == 7
     assert sorted(np.concatenate(asked).tolist()) == list(range(50))
 
@@ -375,7 +377,7 @@ def test_equal_cosines_are_equal_floats():
 
 def test_chunks_keep_to_the_budget():
     costs = np.array([3, 4, 2, 9, 0, 0, 1, 5])
-    chunks = [rows.tolist() for rows in baselines._chunks(costs, 3, 8)]
+    chunks = [rows.tolist() for rows in baseline_ranks._chunks(costs, 3, 8)]
     assert chunks == [[0, 1], [2], [3], [4, 5, 6], [7]]
 
 
@@ -420,4 +422,4 @@ def test_impossible_numbers_of_recommendations_are_named(k):
     split = split_of(["abxy", "cayx"])
     baseline = baselines.Markov(split)
     with pytest.raises(ConfigError, match=f"k is {k}; with 5 tracks it must be from 1 to 5"):
-        baselines.rank(baseline, split, "test", lambda rows: rows[:, None], k=k)
+        baseline_ranks.rank(baseline, split, "test", lambda rows: rows[:, None], k=k)

@@ -12,14 +12,14 @@ is no falling back on popularity.
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
 
 from skipjax.data.split import LeaveOneOut
 from skipjax.errors import ConfigError
-from skipjax.ids import FIRST_TRACK_ID, HELD_OUT
+from skipjax.ids import HELD_OUT
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -248,80 +248,6 @@ BASELINES: dict[str, tuple[str, Callable[[LeaveOneOut], Baseline]]] = {
 }
 
 
-def rank(
-    baseline: Baseline,
-    split: LeaveOneOut,
-    which: str,
-    candidates: Callable[[np.ndarray], np.ndarray],
-    *,
-    k: int,
-    chunk_size: int = 1024,
-    budget: int = 1 << 22,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ranks the held-out track of every session, 1 being best.
-
-    Ties count against the target, and the target is left out of its own count by id. All real
-    tracks are ranked, those already heard included. The result depends on neither `chunk_size`
-    nor `budget`.
-
-    Args:
-      baseline: made from `split`.
-      split: the data.
-      which: "valid" or "test".
-      candidates: rows [N] -> [N, C] tracks other than the target, as `evaluate.Candidates`.
-      k: how many recommended tracks to return.
-      chunk_size: sessions at a time, at most.
-      budget: scores at a time, of about 50 bytes each; a session that alone has more is taken
-        alone.
-
-    Returns:
-      Ranks [S] int32 among the candidates, ranks [S] int32 among all tracks, and the best tracks
-      [S, k] int32: by falling score, ties by lower id, and so by popularity where no score is left.
-
-    Raises:
-      ConfigError: `k` is not from 1 to the number of tracks.
-    """
-    num_tracks = split.num_ids - FIRST_TRACK_ID
-    if not 1 <= k <= num_tracks:
-        raise ConfigError(f"k is {k}; with {num_tracks} tracks it must be from 1 to {num_tracks}.")
-    _, targets = split.held_out(which)
-    sampled = np.empty(split.num_sessions, np.int32)
-    full = np.empty(split.num_sessions, np.int32)
-    top = np.empty((split.num_sessions, k), np.int32)
-    groups = baseline.groups(which)
-    _, firsts, sizes = np.unique(groups, return_index=True, return_counts=True)
-    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
-    score_of = np.zeros(split.num_ids)  # for one group at a time
-    for some in _chunks(baseline.costs(which)[firsts], chunk_size, budget):
-        scores = baseline.scores(firsts[some], which)
-        for group, start, stop in zip(some, scores.indptr[:-1], scores.indptr[1:], strict=True):
-            tracks, values = scores.indices[start:stop], scores.data[start:stop]
-            score_of[tracks] = values
-            rising = np.sort(values)
-            best = tracks[_best(values, tracks, k)]
-            unscored = np.setdiff1d(np.arange(FIRST_TRACK_ID, FIRST_TRACK_ID + k), best)
-            top[members[group]] = np.concatenate([best, unscored[: k - len(best)]])
-            for rows in np.split(members[group], range(chunk_size, sizes[group], chunk_size)):
-                own = score_of[targets[rows]]
-                # The target, itself as good as itself, stands for the 1 of the first rank.
-                as_good = len(values) - np.searchsorted(rising, own)
-                full[rows] = np.where(own > 0, as_good, num_tracks)
-                sampled[rows] = 1 + (score_of[candidates(rows)] >= own[:, None]).sum(axis=1)
-            score_of[tracks] = 0
-    return sampled, full, top
-
-
-def _chunks(costs: np.ndarray, chunk_size: int, budget: int) -> Iterator[np.ndarray]:
-    """Consecutive sessions, so many that their costs stay within the budget, but at least one."""
-    ends = np.cumsum(costs)
-    start, spent = 0, 0
-    while start < len(costs):
-        stop = int(np.searchsorted(ends, spent + budget, side="right"))
-        stop = min(max(stop, start + 1), start + chunk_size)
-        yield np.arange(start, stop)
-        start, spent = stop, ends[stop - 1]
-
-
 def _events(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For the first events of N sessions: which of the N each is of, and where it stands."""
     sessions = np.repeat(np.arange(len(lengths)), lengths)
@@ -362,14 +288,14 @@ def _best_of_rows(
         chosen = [np.empty(0, np.int64)]
         for start, stop in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
             some = start + np.flatnonzero(positive[start:stop])
-            chosen.append(some[_best(values[some], matrix.indices[some], most)])
+            chosen.append(some[best_first(values[some], matrix.indices[some], most)])
         kept = np.concatenate(chosen)
     ends = np.bincount(_rows(matrix)[kept], minlength=matrix.shape[0]).cumsum()
     indptr = np.concatenate([[0], ends])
     return sparse.csr_array((values[kept], matrix.indices[kept], indptr), matrix.shape)
 
 
-def _best(values: np.ndarray, ids: np.ndarray, most: int) -> np.ndarray:
+def best_first(values: np.ndarray, ids: np.ndarray, most: int) -> np.ndarray:
     """Where the `most` highest values are, highest first, ties by lower id."""
     where = np.arange(len(values))
     if len(values) > most:

@@ -19,6 +19,7 @@ from skipjax.errors import CheckpointError, ConfigError, DataError
 from skipjax.ids import FIRST_TRACK_ID
 from skipjax.study import baselines, summary
 from skipjax.study.arms import Arm, arms_of, chosen, configured
+from skipjax.study.baseline_ranks import rank
 from skipjax.study.markdown import table1
 from skipjax.study.measures import Outcome
 from skipjax.study.outcomes import curve_of_run, facts_of, outcome_of, outcome_of_runs
@@ -190,9 +191,7 @@ class _Study:
         split, found = self.split, []
         for i, (key, (label, make)) in enumerate(baselines.BASELINES.items()):
             self.progress(i, len(baselines.BASELINES), "ranking", label)
-            ranked = baselines.rank(
-                make(split), split, "test", candidates, k=self.config.eval.keep_top
-            )
+            ranked = rank(make(split), split, "test", candidates, k=self.config.eval.keep_top)
             found.append(outcome_of(key, (0,), split, *(some[None] for some in ranked)))
         return found
 
