@@ -42,6 +42,8 @@ _NEEDS = {
     "torch SparseAdam": (3, 1.5),
 }
 _OTHERS_GB = 1.5  # the floor's process and the reference
+# Beyond half of memory, processes that wait leave too few huge pages for the one at work.
+_SHARE = 0.5
 _SKIP_SHARE = 0.5
 _MIXED_SPANS, _EQUAL_SPAN = np.arange(8, 21), 14  # of as many tracks; padded to 20: 30 % padding
 
@@ -111,8 +113,8 @@ class Contest:
         for group in groups:
             specs = {one: self._spec(one, scope, num_tracks, path) for one in group}
             specs[_FLOOR] = self._spec(_FLOOR, scope, num_tracks, path)
-            if "skipjax" in group and name != "W0":
-                smallest = WORKLOADS["W0"] // self._sizes.tracks_divisor
+            smallest = WORKLOADS["W0"] // self._sizes.tracks_divisor
+            if "skipjax" in group and name != "W0" and not together:
                 reference = self._mssd_like(smallest)
                 specs[REFERENCE] = self._spec("skipjax", scope, smallest, reference)
             found, ended = self._measured(specs, 1 / len(groups))
@@ -121,10 +123,13 @@ class Contest:
             floors = rates and self._floor(specs[_FLOOR], num_tracks, path, rates)
             floor = floor or floors
             together.append([one for one in found if one != REFERENCE])
-            for one, each in found.items():
-                size = num_tracks if one != REFERENCE else smallest
-                contenders[one] = self._summarised(each, floors, size)
-        _add_ratios(contenders, together)
+            summaries = {
+                one: self._summarised(each, floors, num_tracks if one != REFERENCE else smallest)
+                for one, each in found.items()
+            }
+            _add_ratios(summaries)
+            contenders = summaries | contenders  # skipjax's, of the first group
+        _add_medians(contenders)
         return {
             "num_tracks": num_tracks,
             "tables_gb": 3 * self._table_gb(num_tracks),
@@ -219,20 +224,32 @@ class Contest:
         return (num_tracks + FIRST_TRACK_ID) * self._sizes.fields["model.width"] * 4 / 1e9
 
     def _grouped(self, names, num_tracks) -> tuple[list[list[str]], dict[str, str]]:
-        """Contenders that fit in memory side by side, and why others fit not even alone."""
+        """Contenders that fit in memory side by side, and why others fit not even alone.
+
+        skipjax is in every group where there is room, to be compared in the same rounds.
+        """
         available = (self.device["device_gb"] or available_gb()) - _OTHERS_GB
-        groups, left_out, used = [], {}, 0.0
+        needs = {
+            name: tables * self._table_gb(num_tracks) + beyond
+            for name, (tables, beyond) in _NEEDS.items()
+            if name in names
+        }
+        left_out = {
+            name: f"needs {needed:.1f} GB, {available:.1f} GB are free"
+            for name, needed in needs.items()
+            if needed > available
+        }
+        groups = []
         for name in names:
-            tables, beyond = _NEEDS[name]
-            needed = tables * self._table_gb(num_tracks) + beyond
-            if needed > available:
-                left_out[name] = f"needs {needed:.1f} GB, {available:.1f} GB are free"
+            if name in left_out:
                 continue
-            if not groups or used + needed > available:
-                groups.append([])
-                used = 0.0
-            groups[-1].append(name)
-            used += needed
+            group = [*(groups[-1] if groups else []), name]
+            if not groups or sum(needs[one] for one in group) > _SHARE * available:
+                with_ours = ["skipjax", name]
+                paired = name != "skipjax" and sum(needs[one] for one in with_ours) <= available
+                groups.append(with_ours if paired else [name])
+            else:
+                groups[-1] = group
         return groups, left_out
 
     def _floor(self, spec, num_tracks, path, rates) -> dict[str, Any]:
@@ -296,19 +313,25 @@ def random_split(num_tracks: int, lengths: np.ndarray) -> LeaveOneOut:
     )
 
 
-def _add_ratios(contenders: dict[str, dict[str, Any]], together: list[list[str]]) -> None:
-    """× skipjax, of the same rounds where both were in them, else of medians."""
-    ours = contenders.get("skipjax")
+def _add_ratios(group: dict[str, dict[str, Any]]) -> None:
+    """× skipjax, of the same rounds."""
+    ours = group.get("skipjax")
     if ours is None:
         return
-    for name, each in contenders.items():
-        same = name == REFERENCE or any({name, "skipjax"} <= set(group) for group in together)
-        a, b = each["seconds"], ours["seconds"]
-        medians = statistics.median(a) / statistics.median(b)
-        each["times_skipjax_median"] = _median_ratio(a, b) if same else medians
-        each["same_rounds"] = same
-    if REFERENCE in contenders:
-        ours["times_w0_median"] = _median_ratio(ours["seconds"], contenders[REFERENCE]["seconds"])
+    for each in group.values():
+        each["times_skipjax_median"] = _median_ratio(each["seconds"], ours["seconds"])
+        each["same_rounds"] = True
+    if REFERENCE in group:
+        ours["times_w0_median"] = _median_ratio(ours["seconds"], group[REFERENCE]["seconds"])
+
+
+def _add_medians(contenders: dict[str, dict[str, Any]]) -> None:
+    """× skipjax of those that were never measured beside it."""
+    ours = contenders.get("skipjax")
+    for each in contenders.values() if ours else ():
+        if "same_rounds" not in each:
+            each["times_skipjax_median"] = each["seconds_median"] / ours["seconds_median"]
+            each["same_rounds"] = False
 
 
 def _median_ratio(a: list[float], b: list[float]) -> float:

@@ -6,11 +6,12 @@
 The step is that of configs/sasrec_skip.py at batch 256, from NumPy batches made beforehand. It is
 compared on the same batches with skipjax's other optimisers of the table, with the same step in
 eager PyTorch (benchmarks/torch_step.py) and with a floor, counted (benchmarks/step_cost.py) and
-divided by what this machine is measured to do. Every contender is a process of its own; those of a
-workload, as far as memory allows, wait for one another and take a few steps in turn, round after
-round, so that × compares seconds of the same minute. What does not fit at all is left out and
-named. Beside it: the cost of 30 % padding. Peak memory is the process's own, program and start
-included (on a GPU, the device's); "beyond" is without the table, m and v.
+divided by what this machine is measured to do. Every contender is a process of its own; several
+wait for one another and take a few steps in turn, round after round, so that × compares seconds of
+the same minute. Those that would fill more than half of the memory together are measured in groups,
+with skipjax in each. What does not fit at all is left out and named. Beside it: the cost of 30 %
+padding. Peak memory is the process's own, program and start included (on a GPU, the device's);
+"beyond" is without the table, m and v.
 
 Sessions are as long as MSSD's, half of their tracks are skipped, and tracks are drawn uniformly:
 the more different rows a step touches, the harder for an optimiser that works by rows.
@@ -202,7 +203,7 @@ def _remarks(workload: dict[str, Any]) -> list[str]:
         )
     if len(workload["together"]) > 1:
         groups = " | ".join(", ".join(group) for group in workload["together"])
-        lines.append(f"~ is not of the same rounds, as not all fit in memory at once: {groups}")
+        lines.append(f"measured in turn: {groups} (~: not in the same rounds as skipjax)")
     lines += [f"{name} left out: {reason}" for name, reason in workload["left_out"].items()]
     return lines
 
