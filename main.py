@@ -7,8 +7,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from skipjax.cli.config_flags import parse
-from skipjax.errors import ConfigError, SkipjaxError
+from skipjax.errors import ConfigError, Interrupted, SkipjaxError
 from skipjax.memory import restart_with_huge_pages
+from skipjax.signals import clean_up_on_sigterm
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -31,9 +32,10 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    clean_up_on_sigterm()
     try:
         app.run(main, flags_parser=parse)
-    except SkipjaxError as error:
+    except (SkipjaxError, Interrupted) as error:
         print(f"skipjax: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:

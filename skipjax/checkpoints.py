@@ -1,91 +1,139 @@
-"""Checkpoints of a run: the only door to orbax."""
+"""Checkpoints of a run: the only door to orbax, which writes and reads the arrays.
 
+Each step is a folder with a manifest (`skipjax/files.py`) that appears when all of it is on disk.
+"""
+
+import contextlib
 import copy
-import dataclasses
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from skipjax.errors import CheckpointError
+from skipjax import files
+from skipjax.errors import CheckpointError, DataError, DivergedError, OutputError
 
-
-@dataclasses.dataclass
-class _KeepStep:
-    """Preserves the checkpoint of one step, whichever it is at the time."""
-
-    step: int = -1
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        return [checkpoint.step == self.step for checkpoint in checkpoints]
+_FORMAT_VERSION = 1
+_STATE = "state"
+_NEWEST = 2  # so many are kept besides the best
 
 
 class Checkpoints:
-    """The newest two checkpoints of a run, and its best one."""
+    """The newest two checkpoints of a run, and the one that was best as of each of them.
 
-    def __init__(self, folder: str | os.PathLike):
+    One process at a time may have a folder open; `train_and_evaluate` holds a lock for it.
+    """
+
+    def __init__(self, folder: str | os.PathLike, say: Callable[[str], None] = print):
+        """
+        Args:
+          folder: made when something is saved.
+          say: told what happens to a damaged checkpoint.
+        """
         self._folder = Path(folder).absolute()
-        self._best = _KeepStep()
-        policies = ocp.checkpoint_managers
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [policies.LatestN(2), self._best]
-                ),
-                cleanup_tmp_directories=True,
-            ),
-        )
+        self._say = say
+        self._sound: dict[int, dict[str, Any]] = {}  # manifests of steps that were verified
+        self._best: dict[int, int] = {}  # as of each step that was saved or verified
+        self._saving: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._arrays = ocp.StandardCheckpointer()
+        files.remove_leftovers(self._folder)
 
     @property
     def latest_step(self) -> int | None:
-        """The newest step on disk, or None."""
-        return self._manager.latest_step()
+        """The newest step that is whole, or None.
+
+        A damaged one is renamed to `damaged-STEP`, and said to be so.
+        """
+        self._join()
+        for step in reversed(self._steps()):
+            try:
+                self._manifest(step)
+            except DataError as error:
+                aside = self._set_aside(step)
+                self._say(f"{error} Set aside as {aside.name}.")
+            else:
+                return step
+        return None
 
     def save(self, state: Any, progress: dict[str, Any], best_step: int) -> None:
         """Saves `state` under its `step`, in the background.
 
         Args:
           state: a pytree with a `step`.
-          progress: JSON-able, whatever else resuming needs.
+          progress: JSON-able, whatever else resuming needs; kept in the manifest.
           best_step: the step whose checkpoint must outlive the newest two; -1 for none.
 
         Raises:
-          CheckpointError: this save, or the one before it, did not succeed.
+          DivergedError: a value in it is not finite; nothing is saved.
+          OutputError: this save, or the one before it, did not succeed.
         """
-        self._best.step = best_step
+        self.wait()
         step = int(state.step)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            # A copy: it is written in the background, while the caller's may change.
-            progress=ocp.args.JsonSave(
-                {"progress": copy.deepcopy(progress), "leaves": _described(state)}
-            ),
-        )
-        try:
-            saved = self._manager.save(step, args=args)
-        except Exception as error:
-            raise CheckpointError(f"{self._folder}: step {step} not saved: {error}") from error
-        if not saved:
-            raise CheckpointError(
-                f"{self._folder}: step {step} was not saved, as it is there already; remove it."
+        if not _all_finite(state):
+            raise DivergedError(
+                f"parameters are not finite after step {step}, so they are not saved; lower "
+                "config.optimizer.learning_rate, or set config.optimizer.clip_norm."
             )
+        folder = files.new_folder(
+            self._folder / str(step),
+            format=_FORMAT_VERSION,
+            step=step,
+            best_step=best_step,
+            progress=copy.deepcopy(progress),  # the caller's may change meanwhile
+            leaves=_described(state),
+        )
+        with contextlib.ExitStack() as stack:
+            with self._not_saved(step):
+                temporary = stack.enter_context(folder)
+                self._arrays.save(temporary / _STATE, state)  # returns when it has a copy
+            stack = stack.pop_all()
+        self._best[step] = best_step
+        self._saving = threading.Thread(target=self._finish, args=(step, stack))
+        self._saving.start()
+
+    def _finish(self, step: int, stack: contextlib.ExitStack) -> None:
+        try:
+            with self._not_saved(step), stack:
+                self._arrays.wait_until_finished()
+            steps = self._steps()
+            newest = steps[-_NEWEST:]
+            for old in set(steps) - set(newest) - {self._best.get(one) for one in newest}:
+                files.remove_folder(self._folder / str(old))
+        except Exception as error:  # raised where somebody waits
+            self._failure = error
+
+    @contextlib.contextmanager
+    def _not_saved(self, step):
+        try:
+            yield
+        except OutputError:
+            raise
+        except Exception as error:
+            raise OutputError(
+                f"{self._folder / str(step)}: not saved: {_first_line(error)}"
+            ) from error
 
     def progress(self, step: int) -> dict[str, Any]:
-        """The `progress` saved with `step`."""
-        return self._json(step)["progress"]
+        """The `progress` saved with `step`.
+
+        Raises:
+          CheckpointError: it is not there, or damaged.
+        """
+        return self._checked(step)["progress"]
 
     def restore(self, step: int, like: Any) -> Any:
         """The state saved at `step`, with the structure, shapes and dtypes of `like`.
 
         Raises:
-          CheckpointError: it cannot be read, or is of another shape.
+          CheckpointError: it is not there, damaged, or of another shape.
         """
-        saved, wanted = self._json(step)["leaves"], _described(like)
+        saved, wanted = self._checked(step)["leaves"], _described(like)
         for leaf in sorted(saved.keys() | wanted.keys()):
             if saved.get(leaf) != wanted.get(leaf):
                 raise CheckpointError(
@@ -93,39 +141,90 @@ class Checkpoints:
                     f"this run has {wanted.get(leaf, 'nothing')}; choose another --workdir."
                 )
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        return self._restore(step, args)["state"]
-
-    def _json(self, step: int) -> dict[str, Any]:
-        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        return self._restore(step, args)["progress"]
-
-    def _restore(self, step: int, args: Any) -> Any:
         try:
-            return self._manager.restore(step, args=args)
+            return self._arrays.restore(self._folder / str(step) / _STATE, like)
         except Exception as error:
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
-                f"{self._folder / str(step)} cannot be restored ({first_line}); remove that "
-                "folder to go on from the checkpoint before it."
+                f"{self._folder / str(step)} cannot be restored ({_first_line(error)}); remove "
+                "that folder to go on from the checkpoint before it."
             ) from error
 
     def wait(self) -> None:
         """Returns when all saves are on disk.
 
         Raises:
-          CheckpointError: one of them failed.
+          OutputError: one of them failed.
         """
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise CheckpointError(f"{self._folder}: a save failed: {error}") from error
+        self._join()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
-        self._manager.close()
+        """Returns when nothing is being written any more. Failures are told by `wait` alone."""
+        self._join()
+        self._arrays.close()
+
+    def _join(self) -> None:
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
+
+    def _steps(self) -> list[int]:
+        """Whole or damaged, rising."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
+
+    def _checked(self, step: int) -> dict[str, Any]:
+        self._join()
+        try:
+            return self._manifest(step)
+        except DataError as error:
+            raise CheckpointError(f"{error} Choose another --workdir to train again.") from error
+
+    def _manifest(self, step: int) -> dict[str, Any]:
+        """Of a step that is verified, once."""
+        if step not in self._sound:
+            folder = self._folder / str(step)
+            if not folder.is_dir():
+                raise DataError(f"{folder} is missing.")
+            manifest = files.read_manifest(folder)
+            if manifest.get("format") != _FORMAT_VERSION or manifest.get("step") != step:
+                raise DataError(
+                    f"{folder} is not step {step} in format {_FORMAT_VERSION}: its manifest says "
+                    f"step {manifest.get('step')} in format {manifest.get('format')}."
+                )
+            self._sound[step] = manifest
+            self._best[step] = manifest["best_step"]
+        return self._sound[step]
+
+    def _set_aside(self, step: int) -> Path:
+        number, aside = 1, self._folder / f"damaged-{step}"
+        while aside.exists():
+            number += 1
+            aside = self._folder / f"damaged-{step}-{number}"
+        try:
+            os.rename(self._folder / str(step), aside)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._folder / str(step)} is damaged, and cannot be renamed "
+                f"({error.strerror}); remove it to go on from the checkpoint before it."
+            ) from error
+        return aside
+
+
+@jax.jit
+def _all_finite(state: Any) -> jax.Array:
+    floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.array([jnp.isfinite(x).all() for x in floats]).all()
 
 
 def _described(state: Any) -> dict[str, str]:
     """Dtype and shape of each leaf, such as "float32[3, 2]"."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -42,3 +42,15 @@ class CheckpointError(SkipjaxError):
 
 class DivergedError(SkipjaxError):
     """Training that left the finite numbers."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training that a signal asked to end, and that ended with all of it saved.
+
+    Attributes:
+      exit_code: 128 and the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.exit_code = 128 + number

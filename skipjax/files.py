@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ from typing import Any
 from skipjax.errors import BusyError, DataError, OutputError
 
 MANIFEST = "manifest.json"
+_SEAL, _NO_SEAL = "sha256 of this file with 64 zeros here", "0" * 64
+_TEMPORARY = ".tmp-"
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
@@ -35,22 +38,20 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
+        temporary, held = _new_temporary(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}.") from error
-    temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        _sync(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+        _remove(temporary)
+        os.close(held)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -75,24 +76,48 @@ def new_folder(path: str | os.PathLike, **manifest: Any) -> Iterator[Path]:
     made = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.tmp-"))
+        temporary, held = _new_temporary(path, folder=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be created: {error.strerror}.") from error
     try:
         yield temporary
-        os.chmod(temporary, 0o755)
-        _write_manifest(temporary, manifest)
         try:
+            os.chmod(temporary, 0o755)
+            _write_manifest(temporary, manifest)
             os.rename(temporary, path)
+            _sync(path.parent)
         except OSError as error:
             raise OutputError(f"{path}: cannot be created: {error.strerror}.") from error
-        _sync_folder(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+        os.close(held)
         if not path.exists():
             with contextlib.suppress(OSError):  # not empty: somebody else's by now
                 for parent in made:
                     parent.rmdir()
+
+
+def remove_folder(path: str | os.PathLike) -> None:
+    """Removes a folder so that, killed at any moment, it is there whole or not at all.
+
+    What cannot be removed is left under a name that `remove_leftovers` knows.
+    """
+    path = Path(path)
+    doomed = path.with_name(f".{path.name}{_TEMPORARY}removed")
+    with contextlib.suppress(OSError):
+        os.rename(path, doomed)
+        _remove(doomed)
+
+
+def remove_leftovers(folder: str | os.PathLike, name: str = "*") -> None:
+    """Removes what processes that were killed while they made `folder`/`name` left there."""
+    for leftover in Path(folder).glob(f".{name}{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # gone by now, or still being written
+            held = _locked(leftover)
+            try:
+                _remove(leftover)
+            finally:
+                os.close(held)
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
@@ -103,24 +128,27 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     """
     folder = Path(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _unsealed((folder / MANIFEST).read_text(encoding="utf-8"))
         entries = manifest["files"]
     except FileNotFoundError:
         raise DataError(f"{folder} has no {MANIFEST}: not a folder that skipjax wrote.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / MANIFEST} cannot be read ({error}); make it again.") from error
+        raise DataError(f"{folder / MANIFEST} cannot be read ({error}): damaged.") from error
     for name, entry in entries.items():
         file = folder / name
         if not file.is_file():
-            raise DataError(f"{file} is missing; make {folder} again.")
+            raise DataError(f"{file} is missing.")
         size = file.stat().st_size
         if size != entry["size"]:
             raise DataError(
-                f"{file} has {size} bytes where its manifest says {entry['size']}: "
-                f"damaged; make {folder} again."
+                f"{file} has {size} bytes where its manifest says {entry['size']}: damaged."
             )
-        if sha256(file) != entry["sha256"]:
-            raise DataError(f"{file} differs from its manifest: damaged; make {folder} again.")
+        try:
+            found = sha256(file)
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
+        if found != entry["sha256"]:
+            raise DataError(f"{file} differs from its manifest: damaged.")
     return manifest
 
 
@@ -168,20 +196,81 @@ def lock(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _write_manifest(folder: Path, extra: dict[str, Any]) -> None:
-    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*"))
     files = {}
     for name in names:
-        with open(folder / name, "rb") as file:
-            os.fsync(file.fileno())
-        files[name.as_posix()] = {
-            "size": (folder / name).stat().st_size,
-            "sha256": sha256(folder / name),
-        }
-    write_json(folder / MANIFEST, {**extra, "files": files})
+        _sync(folder / name)
+        if (folder / name).is_file():
+            files[name.as_posix()] = {
+                "size": (folder / name).stat().st_size,
+                "sha256": sha256(folder / name),
+            }
+    (folder / MANIFEST).write_text(_sealed({**extra, "files": files}), encoding="utf-8")
+    _sync(folder / MANIFEST)
+    _sync(folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sealed(value: dict[str, Any]) -> str:
+    """JSON that holds its own sha256, taken with zeros in its place."""
+    text = json.dumps({_SEAL: _NO_SEAL, **value}, indent=2, allow_nan=False) + "\n"
+    return text.replace(_NO_SEAL, hashlib.sha256(text.encode()).hexdigest(), 1)
+
+
+def _unsealed(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    del value[_SEAL]
+    if _sealed(value) != text:
+        raise ValueError("its checksum does not match")
+    return value
+
+
+def _new_temporary(path: Path, *, folder: bool = False) -> tuple[Path, int]:
+    """A file or folder beside `path`, and a descriptor that holds a lock on it.
+
+    By the lock, `remove_leftovers` tells it from those of processes that were killed.
+    """
+    remove_leftovers(path.parent, glob.escape(path.name))
+    while True:
+        prefix = f".{path.name}{_TEMPORARY}"
+        if folder:
+            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
+        else:
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
+            os.close(descriptor)
+            temporary = Path(name)
+        try:
+            return temporary, _locked(temporary)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # another process took it for a leftover before it was locked
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that holds an exclusive lock on a file or folder.
+
+    Raises:
+      BlockingIOError: another process holds it.
+      FileNotFoundError: it is not there, or has been removed meanwhile.
+    """
+    held = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.stat(path)
+    except OSError:
+        os.close(held)
+        raise
+    return held
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Returns when a file's bytes, or a folder's entries, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -3,23 +3,30 @@
 import contextlib
 import math
 import os
+import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from pyarrow import parquet
 
-from skipjax import evaluate, files, memory, metrics, step, terminal, writers
+from skipjax import evaluate, files, memory, metrics, signals, step, terminal, writers
 from skipjax.checkpoints import Checkpoints
 from skipjax.data import sources
 from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
 from skipjax.data.split import LeaveOneOut, split_as
 from skipjax.encoders import Encoder, make_encoder
-from skipjax.errors import DivergedError
+from skipjax.errors import DivergedError, Interrupted
 from skipjax.limits import check_limits
-from skipjax.workdir import as_json, check_same_data, check_same_run, finished
+from skipjax.workdir import (
+    as_json,
+    check_same_config,
+    check_same_data,
+    check_same_run,
+    finished,
+)
 
 SESSIONS = "sessions.parquet"  # the test of every session
 SELECTION = "hr@10"  # of validation, under the fixed candidates; the same rule for every arm
@@ -46,6 +53,8 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
       CheckpointError: `workdir` holds another run, or a checkpoint that cannot be read.
       BusyError: another process works in `workdir`.
       DivergedError: the loss is not finite.
+      OutputError: something cannot be written.
+      Interrupted: SIGTERM or Ctrl-C came while training; the step under way is finished and saved.
     """
     encoder = check_config(config)
     workdir = Path(workdir)
@@ -67,8 +76,9 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
             terminal.say(f"{workdir} is finished; these are its results.")
             _report(config, results, workdir)
             return results
+        files.remove_leftovers(workdir)
         files.write_json(workdir / "config.json", as_json(config))
-        checkpoints = Checkpoints(workdir / "checkpoints")
+        checkpoints = Checkpoints(workdir / "checkpoints", terminal.say)
         stack.callback(checkpoints.close)
         run = _Run(config, workdir, split, encoder, evaluator, checkpoints, train_step)
         stack.callback(run.writer.close)
@@ -116,19 +126,35 @@ class _Run:
         self.flush = step.make_flush(config)
         self.state = step.init_state(config, encoder, split.num_ids)
         self.history: list[float] = []  # the selection metric after each epoch
+        self.pending: list[dict[str, Any]] = []  # metrics of the steps since the last line
         start = checkpoints.latest_step
         if start is not None:
-            progress = checkpoints.progress(start)
-            check_same_data(progress["data"], split.digest, workdir)
-            self.state = checkpoints.restore(start, self.state)
-            self.history = progress["history"]
-            terminal.say(f"Going on from step {start} in {workdir}.")
+            self._go_on(start)
         self.writer = writers.MetricWriter(workdir, start or 0)
+
+    def _go_on(self, start: int) -> None:
+        progress = self.checkpoints.progress(start)
+        check_same_data(progress["data"], self.split.digest, self.workdir)
+        check_same_config(progress["config"], self.config, self.workdir)
+        self.state = self.checkpoints.restore(start, self.state)
+        self.history = progress["history"]
+        self.pending = [
+            {name: np.float32(value) for name, value in values.items()}
+            for values in progress["pending"]
+        ]
+        if self.best_epoch:  # rather now than after the last epoch
+            self.checkpoints.progress(self._best_step)
+        terminal.say(f"Going on from step {start} in {self.workdir}.")
 
     @property
     def best_epoch(self) -> int:
         """Counted from 1; the first of equals; 0 before the first validation."""
         return int(np.argmax(self.history)) + 1 if self.history else 0
+
+    @property
+    def _best_step(self) -> int:
+        """-1 before the first validation."""
+        return self.best_epoch * self.batches.steps_per_epoch or -1
 
     @property
     def stopped_early(self) -> bool:
@@ -140,34 +166,48 @@ class _Run:
         key = step.train_key(config)
         start = done = int(self.state.step)
         ready = prefetch(self.batches.from_step(done))
-        with contextlib.closing(ready), terminal.progress_bar() as progress:
-            pending: list[dict[str, jax.Array]] = []
+        with (
+            contextlib.closing(ready),
+            terminal.progress_bar() as progress,
+            signals.noted() as asked_to_end,
+        ):
             began = time.monotonic()
             while done < self.num_steps and not self.stopped_early:
                 self.state, values = self.train_step(self.state, next(ready), self.hyper, key)
                 if done == start:  # it has been compiled just now
                     memory.return_freed_memory()
                 done += 1
-                pending.append(values)
+                self.pending.append(values)
                 epoch, within = -(-done // per_epoch), done % per_epoch
                 every = config.train.checkpoint_every_steps
                 saving = not within or (every and not done % every)
                 if saving or not done % config.train.log_every_steps:
-                    values = _means(pending, done)
+                    values = _means(self.pending, done)
                     elapsed = time.monotonic() - began
-                    values["train/steps_per_second"] = len(pending) / elapsed
+                    values["train/steps_per_second"] = len(self.pending) / elapsed
                     self.writer.write(done, epoch, values)
                     note = f"epoch {epoch}/{config.train.num_epochs}"
                     note += f"  loss {values['train/loss']:.4f}"
                     progress(done, self.num_steps, "training", note)
-                    pending.clear()
+                    self.pending.clear()
                     began = time.monotonic()
                 if not within:
                     self._validate(done, epoch)
-                if saving:
-                    self._save(per_epoch)
+                number = asked_to_end()
+                if saving or number:
+                    self._save()
                     began = time.monotonic()
+                if number:
+                    self._end(done, number)
+            self.checkpoints.wait()
+
+    def _end(self, done: int, number: int) -> NoReturn:
         self.checkpoints.wait()
+        raise Interrupted(
+            f"{signal.Signals(number).name} at step {done}, which is saved; the same command goes "
+            "on from there.",
+            number,
+        )
 
     def _validate(self, done: int, epoch: int) -> None:
         self.state = self.flush(self.state, self.hyper)
@@ -178,18 +218,23 @@ class _Run:
         mark = " *" if self.best_epoch == epoch else ""
         terminal.say(f"epoch {epoch:>3}  valid {SELECTION.upper()} {self.history[-1]:.4f}{mark}")
 
-    def _save(self, per_epoch: int) -> None:
-        progress = {"history": self.history, "data": self.split.digest}
-        self.checkpoints.save(self.state, progress, best_step=self.best_epoch * per_epoch or -1)
+    def _save(self) -> None:
+        self.writer.sync()
+        pending = [{n: float(v) for n, v in one.items()} for one in jax.device_get(self.pending)]
+        progress = {
+            "config": as_json(self.config),
+            "data": self.split.digest,
+            "history": self.history,
+            "pending": pending,
+        }
+        self.checkpoints.save(self.state, progress, self._best_step)
 
     def test(self) -> dict[str, Any]:
         """The results of the best epoch."""
         config, names = self.config, self.config.eval.metrics
-        best_step = self.best_epoch * self.batches.steps_per_epoch
-        if best_step != int(self.state.step):
-            self.state = self.checkpoints.restore(
-                best_step, self.state
-            )  # flushed before it was saved
+        if self._best_step != int(self.state.step):
+            # It was flushed before it was saved.
+            self.state = self.checkpoints.restore(self._best_step, self.state)
         results: dict[str, Any] = {
             "name": config.name,
             "source": config.data.source,
@@ -220,7 +265,7 @@ class _Run:
     def record_test(self, results: dict[str, Any]) -> None:
         """Adds the test to the curves."""
         numbers = {name: value for name, value in results.items() if name.startswith("test")}
-        self.writer.write(self.best_epoch * self.batches.steps_per_epoch, self.best_epoch, numbers)
+        self.writer.write(self._best_step, self.best_epoch, numbers)
 
 
 def _load(config: Any) -> LeaveOneOut:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from skipjax import metrics
-from skipjax.errors import CheckpointError
+from skipjax.errors import CheckpointError, OutputError
 
 # Fields that change how long a run goes on, where things lie or what is printed, but no result.
 _MAY_CHANGE = {
@@ -45,17 +45,26 @@ def check_same_run(config: Any, workdir: Path, *, fixed: Iterable[str] = ()) -> 
 
     Raises:
       CheckpointError: naming the field and both values.
+      OutputError: `workdir` holds something else.
     """
     path = workdir / "config.json"
     if not path.exists():
+        _check_ours(workdir)
         return
     try:
-        before = _flat(json.loads(path.read_text(encoding="utf-8")))
+        before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); choose another --workdir."
         ) from None
-    now = _flat(as_json(config))
+    check_same_config(before, config, workdir, fixed=fixed)
+
+
+def check_same_config(
+    before: dict[str, Any], config: Any, workdir: Path, *, fixed: Iterable[str] = ()
+) -> None:
+    """`check_same_run` against `before`, as `as_json` made it."""
+    before, now = _flat(before), _flat(as_json(config))
     may_change = _MAY_CHANGE - set(fixed)
     if config.optimizer.decay != "constant":
         may_change.discard("train.num_epochs")  # the decay ends with it
@@ -64,6 +73,16 @@ def check_same_run(config: Any, workdir: Path, *, fixed: Iterable[str] = ()) -> 
             raise CheckpointError(
                 f"{workdir} holds a run with config.{field} = {before.get(field)!r}, not "
                 f"{now.get(field)!r}; choose another --workdir, or set it back."
+            )
+
+
+def _check_ours(workdir: Path) -> None:
+    """Refuses a folder that holds other things, among which results would get lost."""
+    for path in workdir.iterdir() if workdir.is_dir() else ():
+        if not path.name.startswith("."):  # what a run that was killed at once leaves is hidden
+            raise OutputError(
+                f"{workdir} holds {path.name}, but no config.json: it is not a run's folder; "
+                "choose another --workdir."
             )
 
 

@@ -32,6 +32,10 @@ class MetricWriter:
         )
         self._start = time.monotonic()
 
+    def sync(self) -> None:
+        """Returns when the lines are on disk: a checkpoint must not outlive what led to it."""
+        os.fsync(self._file.fileno())
+
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         seconds = round(time.monotonic() - self._start, 3)
         line = {"step": step, "epoch": epoch, "seconds": seconds, **values}

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -75,6 +77,8 @@ def test_the_second_of_two_that_make_the_same_is_told(tmp_path):
         (lambda f: (f / files.MANIFEST).unlink(), "has no manifest.json"),
         (lambda f: (f / files.MANIFEST).write_text("{"), "cannot be read"),
         (lambda f: (f / files.MANIFEST).write_text("[]"), "cannot be read"),
+        (lambda f: edit(f / files.MANIFEST, '"size": 3', '"size": 2'), "checksum does not match"),
+        (lambda f: edit(f / files.MANIFEST, "1", "2"), "checksum does not match|cannot be read"),
     ],
 )
 def test_damage_is_found(tmp_path, damage, message):
@@ -83,6 +87,54 @@ def test_damage_is_found(tmp_path, damage, message):
     damage(tmp_path / "made")
     with pytest.raises(DataError, match=message):
         files.read_manifest(tmp_path / "made")
+
+
+def edit(path, old, new):
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+def test_each_flipped_bit_of_a_manifest_is_found(tmp_path):
+    with files.new_folder(tmp_path / "made", rate=1e-17, name="é") as folder:
+        (folder / "a").write_text("b")
+    path = tmp_path / "made" / files.MANIFEST
+    content = path.read_bytes()
+    for position in range(len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            with pytest.raises(DataError):
+                files.read_manifest(tmp_path / "made")
+    path.write_bytes(content)
+    assert files.read_manifest(tmp_path / "made")["rate"] == 1e-17
+
+
+def test_leftovers_of_a_killed_process_are_removed_by_the_next(tmp_path):
+    program = """
+import os, signal, sys
+from skipjax import files
+with files.new_folder(sys.argv[1] + "/made") as folder, files.new_file(sys.argv[1] + "/a") as file:
+    (folder / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)])
+    assert len(os.listdir(tmp_path)) == 2
+    (tmp_path / ".made-not.tmp-x").touch()  # another's
+    with files.new_folder(tmp_path / "made") as ours:
+        with pytest.raises(RuntimeError), files.new_folder(tmp_path / "made"):  # noqa: PT012
+            assert len(os.listdir(tmp_path)) == 4  # that of one at work is left alone
+            raise RuntimeError
+        assert ours.is_dir()
+    with files.new_file(tmp_path / "a"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".made-not.tmp-x", "a", "made"]
+
+
+def test_a_removed_folder_is_gone(tmp_path):
+    (tmp_path / "gone" / "deep").mkdir(parents=True)
+    files.remove_folder(tmp_path / "gone")
+    files.remove_folder(tmp_path / "gone")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_lock_is_held_by_one(tmp_path):

@@ -21,9 +21,11 @@ from skipjax.errors import (
     ConfigError,
     DataError,
     DivergedError,
+    Interrupted,
     OutputError,
 )
 from skipjax.files import lock
+from skipjax.workdir import as_json
 
 
 @pytest.fixture(scope="session")
@@ -230,6 +232,88 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_step(make, tmp_path):
     bad = checkpoints.latest_step
     checkpoints.close()
     assert bad is None or bad < 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stop", [2, 3, 6])  # inside an epoch, at its end, at the end of all
+def test_a_signal_ends_the_run_after_its_step(make, tmp_path, monkeypatch, number, stop):
+    config = make(train__log_every_steps=3)
+    expected = train.train_and_evaluate(config, tmp_path / "straight")
+    make_train_step = step.make_train_step
+
+    def planted(*args, **kwargs):
+        train_step = make_train_step(*args, **kwargs)
+
+        def counted(state, *rest):
+            if int(state.step) + 1 == stop:
+                signal.raise_signal(number)
+            return train_step(state, *rest)
+
+        return counted
+
+    monkeypatch.setattr(step, "make_train_step", planted)
+    handlers = [signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(
+        Interrupted, match=f"{number.name} at step {stop}, which is saved"
+    ) as caught:
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert caught.value.exit_code == 128 + number
+    assert [signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGINT)] == handlers
+    monkeypatch.undo()
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints.latest_step == stop
+    checkpoints.close()
+    assert train.train_and_evaluate(config, tmp_path / "run") == expected
+    assert lines(tmp_path / "run") == lines(tmp_path / "straight")
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(make, tmp_path, capsys):
+    config = make(train__checkpoint_every_steps=1)
+    expected = train.train_and_evaluate(config, tmp_path / "straight")
+    shutil.copytree(tmp_path / "straight", tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    damaged = tmp_path / "run" / "checkpoints" / "6"
+    array = max((p for p in damaged.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    array.write_bytes(array.read_bytes()[:-1])
+    capsys.readouterr()
+    assert train.train_and_evaluate(config, tmp_path / "run") == expected
+    printed = capsys.readouterr().out
+    assert "Set aside as damaged-6." in printed
+    assert "Going on from step 5" in printed
+    assert lines(tmp_path / "run") == lines(tmp_path / "straight")
+    assert (damaged.parent / "damaged-6").is_dir()
+
+
+def test_a_damaged_best_epoch_is_said_at_once(make, tmp_path, monkeypatch):
+    found = train.evaluate.summarise
+
+    def planted(ranks, names, prefix=""):
+        return found(ranks, names, prefix) | (
+            {"valid/hr@10": 0.5} if set(ranks) == {"valid"} else {}
+        )
+
+    monkeypatch.setattr(train.evaluate, "summarise", planted)
+    train.train_and_evaluate(make(train__num_epochs=4, train__patience=9), tmp_path)
+    (tmp_path / "checkpoints" / "3" / "manifest.json").write_text("{}")  # of the first, the best
+    with pytest.raises(CheckpointError, match=r"checkpoints/3.* to train again"):
+        train.train_and_evaluate(make(train__num_epochs=5, train__patience=9), tmp_path)
+
+
+def test_a_lost_config_does_not_let_another_run_in(make, tmp_path):
+    train.train_and_evaluate(make(train__num_epochs=1), tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(OutputError, match="not a run's folder"):
+        train.train_and_evaluate(make(seed=1), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(as_json(make(seed=1))))
+    with pytest.raises(CheckpointError, match=r"config\.seed = 0, not 1"):
+        train.train_and_evaluate(make(seed=1), tmp_path)
+
+
+def test_a_folder_of_other_things_is_refused(make, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(OutputError, match=r"holds thesis\.tex, but no config\.json"):
+        train.train_and_evaluate(make(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", ".lock"}
 
 
 def test_a_second_process_is_refused(make, tmp_path):

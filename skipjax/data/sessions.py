@@ -54,7 +54,10 @@ class Sessions:
         folder = Path(folder)
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder.")
-        manifest = files.read_manifest(folder)
+        try:
+            manifest = files.read_manifest(folder)
+        except DataError as error:
+            raise DataError(f"{error} Prepare the data again.") from error
         version = manifest.get("format")
         if version != layout.FORMAT_VERSION or not set(layout.CONTENT) <= set(manifest["files"]):
             raise DataError(

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from skipjax import files
-from skipjax.errors import DivergedError, SkipjaxError
+from skipjax.errors import DivergedError, Interrupted, SkipjaxError
 
 DIVERGED = "diverged.json"  # in the folder of a run whose loss left the finite numbers
 
@@ -38,7 +38,7 @@ def main() -> int:
         train_and_evaluate(ConfigDict(_tupled(spec["config"])), workdir)
     except DivergedError as error:
         files.write_json(workdir / DIVERGED, {"error": str(error)})
-    except SkipjaxError as error:
+    except (SkipjaxError, Interrupted) as error:
         print(error, file=sys.stderr)
         return error.exit_code
     if not spec["keep_checkpoints"]:
