@@ -24,8 +24,10 @@ def main(argv):
         raise ConfigError("say what to run: --config=configs/sasrec_skip.py, for example.")
     restart_with_huge_pages()
     # Imported here, so that --help and a misspelt flag answer at once.
+    from skipjax.checkpoints import silence_failed_writes
     from skipjax.train import train_and_evaluate
 
+    silence_failed_writes()
     logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of what is raised anyway
     config = _CONFIG.value
     train_and_evaluate(config, _WORKDIR.value or f"runs/{config.name}-{config.data.source}")

@@ -27,7 +27,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy import stats
+from scipy import special, stats
 
 from skipjax.cli.parsing import positive
 from skipjax.environment import described, environment
@@ -41,33 +41,22 @@ NUM_SESSIONS = 400
 HIT_RATE = 0.3
 SHARED = 0.7  # of the variance of sessions and cells: difficulty
 THRESHOLD = float(stats.norm.isf(HIT_RATE))
-# Of a cell, given its session: the rate less how often two seeds hit the same session.
-CELL_VARIANCE = HIT_RATE - float(
-    stats.multivariate_normal.cdf([-THRESHOLD] * 2, cov=[[1, SHARED], [SHARED, 1]])
-)
+# Of a cell, given its session, averaged; after Owen 1956.
+CELL_VARIANCE = 2 * float(special.owens_t(THRESHOLD, math.sqrt((1 - SHARED) / (1 + SHARED))))
 # What moves a mean as cell noise does.
 UNIT = math.sqrt(CELL_VARIANCE / NUM_SESSIONS) / float(stats.norm.pdf(THRESHOLD))
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Two arms, of which the second is the base.
+    """Two arms, of which the second is the base."""
 
-    Attributes:
-      question: the table it stands in.
-      num_seeds: of both; one stands for an arm without a seed.
-      seed_effects: standard deviations, of both.
-      planted: by how many standard errors the arm is better.
-      correlation: of the effects of seeds of the same number.
-      own: standard deviation of difficulties that the seeds of one arm share.
-    """
-
-    question: str
-    num_seeds: tuple[int, int]
-    seed_effects: tuple[float, float]
-    planted: int = 0
-    correlation: float = 0.0
-    own: float = 0.0
+    question: str  # the table it stands in
+    num_seeds: tuple[int, int]  # one stands for an arm without a seed
+    seed_effects: tuple[float, float]  # standard deviations
+    planted: int = 0  # by how many standard errors the arm is better
+    correlation: float = 0.0  # of the effects of seeds of the same number
+    own: float = 0.0  # standard deviation of difficulties that only the seeds of one arm share
 
 
 def _cases() -> list[Case]:
@@ -114,11 +103,10 @@ def main() -> None:
             each = stack.enter_context(pool).map
         found = each(simulate, cases, range(len(cases)))
         results = list(track(found, "cases", len(cases), console=Console(stderr=True)))
-    command = "python -m benchmarks.study_statistics"
-    command += " --quick" if args.quick else f" --draws {draws}"
+    flags = f"{'--quick' if args.quick else f'--draws {draws}'} --jobs {args.jobs}"
     facts = {
         **environment(["numpy", "scipy"]),
-        "command": f"{command} --jobs {args.jobs}",
+        "command": f"python -m benchmarks.study_statistics {flags}",
         "draws": draws,
         "resamples": resamples,
         "num_sessions": NUM_SESSIONS,
@@ -146,13 +134,11 @@ def _simulate(case: Case, number: int, *, draws: int, resamples: int) -> dict[st
             base = drawn.runs(slice(middle, first + num_runs))
             differences.append(arm.means.mean() - base.means.mean())
             p.append(_p_values(arm, base, int(rng.integers(2**32))))
-    rules = {}
-    for rule in p[0]:
-        rules[rule] = {}
-        for level in LEVELS:
-            found = float(np.mean([each[rule] < level for each in p]))
-            error = _monte_carlo_error(found, draws)
-            rules[rule][f"p<{level}"] = {"found": found, "standard_error": error}
+    rules: dict[str, dict[str, Any]] = {rule: {} for rule in p[0]}
+    for rule, level in itertools.product(rules, LEVELS):
+        found = float(np.mean([each[rule] < level for each in p]))
+        error = _monte_carlo_error(found, draws)
+        rules[rule][f"p<{level}"] = {"found": found, "standard_error": error}
     return {
         **dataclasses.asdict(case),
         "seed": [SEED, number],
@@ -166,16 +152,18 @@ def _hits(case: Case, num_tests: int, rng: np.random.Generator) -> list[np.ndarr
     counts, effects = np.array(case.num_seeds), np.array(case.seed_effects)
     variance = ((1 + effects**2) / counts).sum()
     variance -= 2 * case.correlation * effects.prod() / counts[0]
-    lifts = (case.planted * math.sqrt(variance), 0.0)
+    half = case.planted * math.sqrt(variance) / 2  # a half up, a half down: what is curved cancels
     difficulty = math.sqrt(SHARED) * rng.standard_normal((num_tests, 1, NUM_SESSIONS))
     together = rng.standard_normal((num_tests, counts.max(), 1))
     arms = []
-    for count, effect, lift in zip(counts, effects, lifts, strict=True):
+    for count, effect, lift in zip(counts, effects, (half, -half), strict=True):
         seeds = math.sqrt(case.correlation) * together[:, :count]
         seeds = seeds + math.sqrt(1 - case.correlation) * rng.standard_normal(seeds.shape)
         own = case.own * rng.standard_normal(difficulty.shape)
         cells = math.sqrt(1 - SHARED) * rng.standard_normal((num_tests, count, NUM_SESSIONS))
-        arms.append(difficulty + own + UNIT * (effect * seeds + lift) + cells > THRESHOLD)
+        # What seeds and own difficulties add to the variance would move the rate, too.
+        threshold = THRESHOLD * math.sqrt(1 + case.own**2 + (UNIT * effect) ** 2)
+        arms.append(difficulty + own + UNIT * (effect * seeds + lift) + cells > threshold)
     return arms
 
 
@@ -225,10 +213,10 @@ def _print(facts: dict[str, Any]) -> None:
             table.add_column(name, justify="right", no_wrap=True)
         for result in results:
             row = [":".join(f"{x:g}" for x in result[k]) for k in ("num_seeds", "seed_effects")]
-            row.append(f"{result['difference_in_standard_errors']:.1f} s.e.")
+            row.append(f"{result['difference_in_standard_errors']:z.1f} s.e.")
             for rule in rules:
                 levels = result["rules"].get(rule, {}).values()
-                row.append(" / ".join(f"{100 * level['found']:.3g}" for level in levels))
+                row.append(" / ".join(f"{100 * level['found']:.2f}" for level in levels))
             table.add_row(*row)
         console.print(table)
     draws, levels = facts["draws"], " / ".join(f"p < {level:g}" for level in LEVELS)

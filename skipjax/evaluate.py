@@ -13,6 +13,7 @@ from skipjax.data.batches import held_out_batches, prefetch
 from skipjax.data.candidates import Candidates
 from skipjax.data.split import LeaveOneOut
 from skipjax.encoders import Encoder
+from skipjax.errors import DataError
 from skipjax.ids import FIRST_TRACK_ID
 
 Ranks = dict[str, np.ndarray]
@@ -38,6 +39,7 @@ class Evaluator:
 
         Raises:
           ConfigError: an unknown metric, or more candidates than there are tracks.
+          DataError: there are no tracks for candidates.
         """
         self._eval = config.eval
         self._max_length = config.data.max_length
@@ -90,7 +92,15 @@ class Evaluator:
 
         Returns:
           {which: [S] int32}, and with `full` also {which + "_full": [S] int32}.
+
+        Raises:
+          DataError: `params` are of another number of tracks.
         """
+        if len(params["table"]) != self._split.num_ids:
+            raise DataError(
+                f"the model's table has {len(params['table'])} rows, but the data "
+                f"{self._split.num_ids} ids; rank with the data that it was trained on."
+            )
         total = self._split.num_sessions
         names = [which, f"{which}_full"] if full else [which]
         ranks = {name: np.zeros(total, np.int32) for name in names}

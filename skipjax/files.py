@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -262,10 +263,16 @@ def _locked(path: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """As far as that is possible; whoever still writes into a folder gets a second to end."""
+    for wait in (0, 0.1, 0.3, 0.6):
+        time.sleep(wait)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        if not path.exists():
+            break
 
 
 def _sync(path: Path) -> None:

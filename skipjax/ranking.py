@@ -4,8 +4,12 @@ A sum of floats depends on its order, and a product of matrices takes it in an o
 their shapes. So that a rank depends on neither batch size nor chunk size, all shapes are padded to
 multiples from which on the order stays the same (`SESSIONS`, `_IDS`, `_CANDIDATES`); tests measure
 that it does.
+
+Ids outside the table are refused with a DataError, but not within a jitted function, which cannot
+see them: there, they must have been checked before, as those of a split are.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +19,7 @@ import jax.numpy as jnp
 from skipjax import targets
 from skipjax.encoders import Encoder
 from skipjax.ids import FIRST_TRACK_ID, PAD_ID
+from skipjax.limits import check_ids
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -44,6 +49,7 @@ def next_hidden(
     Returns:
       [B, D] float.
     """
+    _check_ids(tracks, params["table"], "tracks")
     known = jnp.zeros_like(valid) if skipped is None else valid
     feedback = targets.feedback(known if skipped is None else skipped, known)
     if not encoder.causal:
@@ -91,6 +97,8 @@ def sampled_ranks(
       ValueError: an unknown precision.
     """
     _check_precision(precision)
+    _check_ids(target, table, "target")
+    _check_ids(candidates, table, "candidates")
     number, num_candidates = candidates.shape
     # The target goes through the same sum as the others, so that equal rows give equal scores.
     ids = _padded(jnp.concatenate([target[:, None], candidates], axis=1), _CANDIDATES, axis=1)
@@ -139,6 +147,7 @@ def full_ranks(
     Raises:
       ValueError: an unknown precision.
     """
+    _check_ids(target, table, "target")
     number = len(target)
     hidden, target = _padded(hidden, SESSIONS), _padded(target, SESSIONS)
     bar = _target_scores(hidden, table, target, precision)
@@ -180,28 +189,47 @@ def top_k(
     """
     if k < 1:
         raise ValueError(f"k is {k}; it must be at least 1.")
+    if exclude is not None:
+        _check_ids(exclude, table, "exclude")
     number = len(hidden)
-    # Each of the E can push out at most one: of the best k + E, k are left.
-    wanted = k if exclude is None else k + exclude.shape[1]
 
     def merge(best, ids, new, scores):
         scores = jnp.where(scores == 0, 0.0, scores)  # -0.0 is no less than 0.0
-        scores = jnp.where(new[:, None] & (scores > -jnp.inf), scores, -jnp.inf)
-        scores, at = jax.lax.top_k(scores[:, :number].T, min(wanted, len(ids)))
+        scores = jnp.where(new[:, None] & (scores > -jnp.inf), scores, -jnp.inf)[:, :number]
+        if exclude is not None:
+            place = exclude - ids[0]
+            place = jnp.where((place >= 0) & (place < len(ids)), place, len(ids))
+            sessions = jnp.arange(number)[:, None]
+            scores = scores.at[place, sessions].set(-jnp.inf, mode="drop")
+        scores, ids = _contenders(scores, ids, k)
         # Of equals, top_k takes the first: those found before have the lower ids.
-        pairs = ((best[0], scores), (best[1], ids[at]))
-        return _best(*(jnp.concatenate(pair, axis=1) for pair in pairs), wanted)
+        pairs = ((best[0], scores), (best[1], ids))
+        return _best(*(jnp.concatenate(pair, axis=1) for pair in pairs), k)
 
     empty = (
-        jnp.full((number, wanted), -jnp.inf, jnp.float32),
-        jnp.full((number, wanted), PAD_ID, jnp.int32),
+        jnp.full((number, k), -jnp.inf, jnp.float32),
+        jnp.full((number, k), PAD_ID, jnp.int32),
     )
     padded = _padded(hidden, SESSIONS)
     scores, ids = _over_chunks(merge, empty, padded, table, chunk_size, precision)
-    if exclude is not None:
-        left_out = (ids[:, :, None] == exclude[:, None, :]).any(axis=-1)
-        scores, ids = _best(jnp.where(left_out, -jnp.inf, scores), ids, k)
     return scores, jnp.where(scores > -jnp.inf, ids, PAD_ID)
+
+
+def _contenders(scores: jax.Array, ids: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """From scores [N, B] of ids [N] those that may be among the best k: both [B, M], ids rising.
+
+    They lie in the k groups of neighbours with the highest best scores: before any other group, k
+    scores come that are as high as its best, and have lower ids where they are equal to it.
+    """
+    num_ids, number = scores.shape
+    size = 1 << max(0, round(math.log2(num_ids / k) / 2))  # which makes both choices cheapest
+    if size == 1 or num_ids // size < k or num_ids % size:
+        return scores.T, jnp.broadcast_to(ids, (number, num_ids))
+    groups = scores.reshape(-1, size, number)
+    chosen = jnp.sort(jax.lax.top_k(groups.max(axis=1).T, k)[1], axis=1)
+    scores = jnp.take_along_axis(groups, chosen.T[:, None, :], axis=0)
+    ids = ids.reshape(-1, size)[chosen]
+    return scores.reshape(-1, number).T, ids.reshape(number, -1)
 
 
 def _best(scores: jax.Array, ids: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -271,6 +299,11 @@ def _product(spec: str, rows: jax.Array, hidden: jax.Array, precision: str) -> j
 def _check_precision(precision: str) -> None:
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; choose one of {PRECISIONS}.")
+
+
+def _check_ids(ids: jax.Array, table: jax.Array, what: str) -> None:
+    if not isinstance(ids, jax.core.Tracer):
+        check_ids(ids, len(table), what)
 
 
 def _gathered_rows() -> int:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+import pyarrow as pa
 from pyarrow import parquet
 
 from skipjax import evaluate, files, memory, metrics, signals, step, terminal, writers
@@ -19,7 +20,8 @@ from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
 from skipjax.data.split import LeaveOneOut, split_as
 from skipjax.encoders import Encoder, make_encoder
 from skipjax.errors import DivergedError, Interrupted
-from skipjax.limits import check_limits
+from skipjax.ids import FIRST_TRACK_ID
+from skipjax.limits import check_data_limits, check_limits
 from skipjax.workdir import (
     as_json,
     check_same_config,
@@ -29,6 +31,7 @@ from skipjax.workdir import (
 )
 
 SESSIONS = "sessions.parquet"  # the test of every session
+TRACKS = "tracks.parquet"  # the catalogue: what recommending needs besides a checkpoint
 SELECTION = "hr@10"  # of validation, under the fixed candidates; the same rule for every arm
 
 
@@ -40,8 +43,8 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
 
     Args:
       config: as `configs/common.py`.
-      workdir: gets `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`,
-        `sessions.parquet` and `results.json`.
+      workdir: gets `config.json`, `tracks.parquet`, `metrics.jsonl`, `tensorboard/`,
+        `checkpoints/`, `sessions.parquet` and `results.json`.
 
     Returns:
       What stands in `results.json`: "valid/hr@10", "test/hr@10" (among sampled candidates),
@@ -64,6 +67,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
             stack.enter_context(files.lock(workdir / ".lock"))
             check_same_run(config, workdir)
         split = _load(config)
+        check_data_limits(config, split)
         evaluator = evaluate.Evaluator(config, encoder, split)
         train_step = step.make_train_step(config, encoder, _num_steps(config, split))
         if new:  # made only now, so that input that cannot be used leaves nothing behind
@@ -82,6 +86,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
         stack.callback(checkpoints.close)
         run = _Run(config, workdir, split, encoder, evaluator, checkpoints, train_step)
         stack.callback(run.writer.close)
+        _write_tracks(split, workdir / TRACKS)  # of the data that the run is known to have
         run.train()
         results = run.test()
         files.write_json(workdir / "results.json", results)
@@ -100,8 +105,6 @@ def check_config(config: Any) -> Encoder:
       ConfigError: a field with an impossible value.
     """
     check_limits(config)
-    for name in config.eval.metrics:
-        metrics.canonical(name)
     encoder = make_encoder(config.model, config.data.max_length)
     step.make_train_step(config, encoder, num_steps=1)
     step.hyperparameters(config, num_steps=1)
@@ -245,7 +248,7 @@ class _Run:
             "stopped_early": self.stopped_early and len(self.history) < config.train.num_epochs,
             "split": "leave-one-out",
             "sessions": self.split.num_sessions,
-            "tracks": self.split.num_ids - evaluate.FIRST_TRACK_ID,
+            "tracks": self.split.num_ids - FIRST_TRACK_ID,
             "data": self.split.digest,
         }
         params = self.state.params
@@ -255,8 +258,7 @@ class _Run:
         top = np.zeros((self.split.num_sessions, keep), np.int32) if keep else None
         with terminal.progress_bar() as progress:
             ranks = self.evaluator.ranks(params, "test", full=True, top=top, progress=progress)
-        with files.new_file(self.workdir / SESSIONS) as file:
-            parquet.write_table(evaluate.sessions_table(self.split, ranks, top), file)
+        _write_table(evaluate.sessions_table(self.split, ranks, top), self.workdir / SESSIONS)
         results |= evaluate.summarise(ranks, names)
         popular = evaluate.popularity_ranks(self.split, "test", self.evaluator.candidates)
         results |= evaluate.summarise(popular, names, prefix="baseline/popularity/")
@@ -277,6 +279,17 @@ def _load(config: Any) -> LeaveOneOut:
     return split
 
 
+def _write_tracks(split: LeaveOneOut, path: Path) -> None:
+    """Each track's id in the source and its events in training, in the order of the model's ids."""
+    counts = pa.array(split.train_counts[FIRST_TRACK_ID:])
+    _write_table(pa.table({"track_id": split.track_ids, "plays": counts}), path)
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    with files.new_file(path) as file:
+        parquet.write_table(table, file, write_page_checksum=True)
+
+
 def _num_steps(config: Any, split: LeaveOneOut) -> int:
     return config.train.num_epochs * steps_per_epoch(split, config.train.batch_size)
 
@@ -285,7 +298,7 @@ def _facts(split: LeaveOneOut, config: Any) -> str:
     label = " (synthetic)" if config.data.source == "demo" else ""
     lines = [
         f"{config.name} on {config.data.source}{label}: {split.num_sessions:,} sessions, "
-        f"{split.num_ids - evaluate.FIRST_TRACK_ID:,} tracks; "
+        f"{split.num_ids - FIRST_TRACK_ID:,} tracks; "
         f"device: {jax.devices()[0].device_kind}"
     ]
     lines += [f"left out: {n:,} sessions {why}" for why, n in split.left_out.items() if n]
@@ -313,6 +326,7 @@ def _report(config: Any, results: dict[str, Any], workdir: Path) -> None:
     for name, what in (
         ("results.json", "these numbers"),
         (SESSIONS, "the rank of every test session"),
+        (TRACKS, "the catalogue, for recommending"),
         ("metrics.jsonl", "the curves; tensorboard/ has them, too"),
         ("checkpoints/", "the best epoch and the newest"),
         ("config.json", "the configuration"),

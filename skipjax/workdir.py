@@ -53,10 +53,12 @@ def check_same_run(config: Any, workdir: Path, *, fixed: Iterable[str] = ()) -> 
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); choose another --workdir."
         ) from None
+    if not isinstance(before, dict):
+        raise CheckpointError(f"{path} does not hold a config; choose another --workdir.")
     check_same_config(before, config, workdir, fixed=fixed)
 
 
@@ -102,10 +104,11 @@ def finished(config: Any, workdir: Path) -> dict[str, Any] | None:
         return None
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); remove it.") from None
-    stale = results["epochs"] - results["best_epoch"] < config.train.patience
-    if results["epochs"] < config.train.num_epochs and stale:
+        epochs, best_epoch = results["epochs"], results["best_epoch"]
+        stale = epochs - best_epoch < config.train.patience
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error!r}); remove it.") from None
+    if epochs < config.train.num_epochs and stale:
         return None
     missing = [n for n in config.eval.metrics if f"test/{metrics.canonical(n)}" not in results]
     return None if missing else results

@@ -110,6 +110,15 @@ def test_batch_size_must_be_positive(split):
         batches.SessionBatches(split, batch_size=0, max_length=8, seed=0)
 
 
+def test_sessions_are_never_cut_short(split):
+    longest = split.lengths.max()
+    message = f"max_length is {longest - 1}, but there are sessions of {longest} tracks"
+    with pytest.raises(ConfigError, match=message):
+        batches.SessionBatches(split, batch_size=4, max_length=longest - 1, seed=0)
+    with pytest.raises(ConfigError, match=message):
+        next(batches.held_out_batches(split, "test", batch_size=4, max_length=longest - 1))
+
+
 def test_held_out_tracks_and_labels_never_reach_training(rng):
     listening = random_listening(rng, num_sessions=10, low=4, high=8)
     # Every track is in some training span, so that ids stay what they are.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import train_step
+from benchmarks import study_statistics, train_step
 from benchmarks.step_contest import random_split
 from benchmarks.step_cost import floor_seconds, step_cost
 from skipjax import encoders, sampling, step
@@ -190,3 +190,36 @@ def test_results_are_shown_and_drawn_again(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     for text in ("1,000,000", "skipjax dense", "31.5 GB", "matmul binds", "1.07 ×", "[benchmark]"):
         assert text in shown
+
+
+def test_the_statistics_are_simulated(tmp_path, monkeypatch, capsys):
+    saved = tmp_path / "results.json"
+    monkeypatch.setattr(sys, "argv", ["study_statistics", "--quick", "--json", str(saved)])
+    study_statistics.main()
+    facts = json.loads(saved.read_text())
+    assert facts["draws"] == 5
+    shown = capsys.readouterr().out
+    for result in facts["results"]:
+        assert result["question"] in shown
+        assert ("paired seeds" in result["rules"]) == (len(set(result["num_seeds"])) == 1)
+        # p is found below .0025 only where it is below .05.
+        for rule in result["rules"].values():
+            assert 0 <= rule["p<0.0025"]["found"] <= rule["p<0.05"]["found"] <= 1
+    planted = [result for result in facts["results"] if result["planted"] == 6]
+    assert all(result["rules"]["sessions alone"]["p<0.05"]["found"] == 1 for result in planted)
+
+
+def test_a_planted_difference_is_as_large_as_it_says(rng):
+    """The units of the simulation: cell noise, seed effects and standard errors."""
+    for effect, planted, correlation in [(0, 4, 0.0), (2, 6, 0.0), (3, 4, 0.8)]:
+        case = study_statistics.Case("", (3, 3), (effect, effect), planted, correlation)
+        arm, base = (hits.mean(axis=(1, 2)) for hits in study_statistics._hits(case, 600, rng))
+        np.testing.assert_allclose((arm + base).mean() / 2, study_statistics.HIT_RATE, atol=0.01)
+        np.testing.assert_allclose((arm - base).mean() / (arm - base).std(), planted, rtol=0.1)
+    strained = study_statistics.Case("", (3, 3), (20, 0))  # its seeds must not raise the rate
+    arm, base = study_statistics._hits(strained, 600, rng)
+    np.testing.assert_allclose(arm.mean(), base.mean(), atol=0.025)
+    arm, base = study_statistics._hits(study_statistics.Case("", (2, 2), (0, 0)), 300, rng)
+    variance = study_statistics.CELL_VARIANCE / study_statistics.NUM_SESSIONS
+    means = arm.mean(axis=2)
+    np.testing.assert_allclose((means[:, 0] - means[:, 1]).var() / 2, variance, rtol=0.25)

@@ -10,7 +10,7 @@ from conftest import make_sessions, random_listening
 
 from skipjax import encoders, evaluate
 from skipjax.data.split import leave_one_out
-from skipjax.errors import ConfigError
+from skipjax.errors import ConfigError, DataError
 from skipjax.limits import check_limits
 
 METRICS = ("hr@1", "hr@10", "ndcg@10", "mrr")
@@ -175,6 +175,24 @@ def test_impossible_numbers_of_candidates_are_named(num):
     encoder, _ = make_model(split)
     with pytest.raises(ConfigError, match=rf"num_candidates is {num}; with .* from 1 to"):
         evaluate.Evaluator(tiny(num_candidates=num), encoder, split)
+
+
+def test_sessions_that_leave_no_candidates_are_named():
+    listening = [[(f"t{i}", 0) for i in range(9)], [("t0", 0)] * 4]
+    split = leave_one_out(make_sessions(listening), min_length=4, max_length=20, skip_levels=(1, 2))
+    with pytest.raises(DataError, match="there are 9 tracks and sessions of up to 9, so no others"):
+        evaluate.Candidates(split, 10, seed=0)
+
+
+def test_a_model_of_another_catalogue_is_refused():
+    """Its table would be read out of bounds, or its ids mean other tracks."""
+    split = make_split()
+    encoder, params = make_model(split)
+    evaluator = evaluate.Evaluator(tiny(), encoder, split)
+    params["table"] = params["table"][:-1]
+    message = rf"table has {split.num_ids - 1} rows, but the data {split.num_ids} ids"
+    with pytest.raises(DataError, match=message):
+        evaluator.ranks(params, "test", full=True)
 
 
 def test_popularity_is_the_loop():

@@ -39,6 +39,7 @@ def test_from_nothing_to_results_and_again(tmp_path):
         "metrics.jsonl",
         "results.json",
         "sessions.parquet",
+        "tracks.parquet",
         "checkpoints",
         "tensorboard",
     }

@@ -1,9 +1,10 @@
-"""MSSD logs: every way they come in gives the same sessions; every fault is named and refused."""
+"""MSSD logs: every way they come in gives the same sessions, and bad ones can be dropped."""
 
+import csv
 import datetime
 import gzip
+import hashlib
 import io
-import os
 import tarfile
 
 import pytest
@@ -238,73 +239,6 @@ def test_lengths(logs, plain, tmp_path):
     assert long.info["left_out"]["sessions"] == sum(10 + s % 11 < 15 for s in range(30))
 
 
-def changed(row, **values):
-    def change(rows):
-        rows[row] = rows[row] | values
-        return rows
-
-    return change
-
-
-def without(row):
-    return lambda rows: rows[:row] + rows[row + 1 :]
-
-
-def swapped(column, value):
-    return lambda rows: [row | {column: value} if i == 14 else row for i, row in enumerate(rows)]
-
-
-# Row 14 is in line 16 of the file. What is done to the rows, and what the message must say.
-BAD_ROWS = {
-    "hex": (swapped("session_position", "0x5"), "row 16, column session_position: '0x5' is not"),
-    "space": (swapped("session_position", " 5"), "row 16, column session_position: ' 5' is not"),
-    "underscore": (swapped("session_length", "1_1"), "column session_length: '1_1' is not a"),
-    "other digits": (swapped("session_length", "١١"), "column session_length: '١١' is not"),
-    "negative": (swapped("session_position", "-5"), "'-5' is not a whole number from 1 to"),
-    "zero": (swapped("session_position", "0"), "'0' is not a whole number from 1 to"),
-    "beyond": (swapped("session_position", "12"), "'12' is not within the session's length, 11"),
-    "empty number": (swapped("session_length", ""), "column session_length: '' is not"),
-    "hour": (swapped("hour_of_day", "24"), "row 16, column hour_of_day: '24' is not an hour"),
-    "date": (swapped("date", "2018-02-30"), "row 16, column date: '2018-02-30' is not a date"),
-    "year": (swapped("date", "1999"), "column date: '1999' is not a date YYYY-MM-DD"),
-    "month first": (swapped("date", "07/15/2018"), "column date: '07/15/2018' is not a date"),
-    "flag": (swapped("premium", "yes"), "column premium: 'yes' is not true or false"),
-    "flag number": (swapped("skip_2", "1"), "row 16, column skip_2: '1' is not true or false"),
-    "empty flag": (swapped("premium", ""), "column premium: '' is not true or false"),
-    "empty id": (swapped("session_id", ""), "row 16, column session_id: '' is not an id"),
-    "blank id": (swapped("track_id_clean", "  "), "column track_id_clean: '  ' is not an id"),
-    "NaN id": (swapped("track_id_clean", "NaN"), "column track_id_clean: 'NaN' is not an id"),
-    "null id": (swapped("track_id_clean", "null"), "'null' is not an id"),
-    "NUL id": (swapped("track_id_clean", "t\0"), r"'t\\x00' is not an id"),
-    "skip_1 only": (
-        changed(14, skip_1="true", skip_2="false", skip_3="true", not_skipped="false"),
-        "row 16, column skip_2: 'false' is not true, though skip_1 is",
-    ),
-    "skip_2 only": (
-        changed(14, skip_1="false", skip_2="true", skip_3="false", not_skipped="false"),
-        "row 16, column skip_3: 'false' is not true, though skip_2 is",
-    ),
-    "skipped and not": (
-        changed(14, skip_1="false", skip_2="false", skip_3="true", not_skipped="true"),
-        "row 16, column not_skipped: 'true' is not false, though skip_3 is",
-    ),
-    "cut short": (
-        lambda rows: rows[:14],
-        r"session 0_session-1 has 4 of its 11 positions; 5 is missing, and its last row is .*csv "
-        "row 15; is a file cut short",
-    ),
-    "row missing": (without(14), "session 0_session-1 has 10 of its 11 positions; 5 is missing"),
-    "row twice": (
-        lambda rows: [*rows, rows[14]],
-        "session 0_session-1 has position 5 twice: in .*csv row 16 and in .*csv row 342; was a",
-    ),
-    "lengths differ": (
-        swapped("session_length", "12"),
-        "session 0_session-1 is 11 tracks long in .*csv row 12, but 12 in .*csv row 16",
-    ),
-}
-
-
 def refused(tmp_path, sources, message, error=DataError, **options):
     """Prepares into a new place: one line that says `message`, and nothing is left."""
     with pytest.raises(error, match=message) as caught:
@@ -313,121 +247,74 @@ def refused(tmp_path, sources, message, error=DataError, **options):
     assert not (tmp_path / "place").exists()
 
 
-@pytest.mark.parametrize("fault", BAD_ROWS)
-def test_bad_rows_are_named(tmp_path, fault):
-    change, message = BAD_ROWS[fault]
+@pytest.mark.parametrize("block_bytes", [300, 1 << 20])
+def test_bad_rows_are_named_whatever_block_they_are_in(tmp_path, block_bytes):
+    """The rest of what is refused stands in bad_input_test.py."""
     rows = log_rows(range(23))
-    assert len(rows) == 340
-    (tmp_path / NAMES[0]).write_bytes(as_csv(change(rows)))
-    refused(tmp_path, tmp_path / NAMES[0], message)
-    refused(tmp_path, tmp_path / NAMES[0], message, block_bytes=1000)
+    rows[200] |= {"hour_of_day": "24"}
+    (tmp_path / NAMES[0]).write_bytes(as_csv(rows))
+    refused(
+        tmp_path,
+        tmp_path / NAMES[0],
+        "_000000000000.csv row 202, column hour_of_day: '24' is not an hour from 0 to 23",
+        block_bytes=block_bytes,
+    )
 
 
-GOOD = as_csv(log_rows(range(5)))
-FIRST_ROW_END = GOOD.index(b"\n", GOOD.index(b"\n") + 1) + 1
-BAD_BYTES = {
-    "empty": (b"", "log_0.csv is empty"),
-    "header only": (GOOD[: GOOD.index(b"\n") + 1], "log_0.csv has a header but no rows"),
-    "header only, no line break": (GOOD[: GOOD.index(b"\n")], "has a header but no rows"),
-    "missing column": (
-        GOOD.replace(b"skip_2", b"skip2", 1),
-        "has no column 'skip_2'; its columns are session_id, .* Did you mean 'skip2'",
-    ),
-    "column twice": (
-        GOOD.replace(b"skip_2", b"skip_1", 1),
-        "has 2 columns named 'skip_1'|no column 'skip_2'",
-    ),
-    "narrow row": (
-        GOOD[:FIRST_ROW_END] + b"a,b\n" + GOOD[FIRST_ROW_END:],
-        "log_0.csv row 3 has 2 columns where the header has 21: 'a,b'",
-    ),
-    "blank line": (
-        GOOD[:FIRST_ROW_END] + b"\n" + GOOD[FIRST_ROW_END:],
-        "log_0.csv row 3, column session_length: '' is not",
-    ),
-    "wide row": (GOOD[: FIRST_ROW_END - 1] + b",9\n", "row 2 has 22 columns where the header has"),
-    "not UTF-8": (
-        GOOD[:FIRST_ROW_END] + GOOD[FIRST_ROW_END:].replace(b"t_", b"t\xff", 1),
-        "log_0.csv row 3 is not UTF-8 text",
-    ),
-    "UTF-16": (GOOD.decode().encode("utf-16"), "log_0.csv is not UTF-8 text"),
-    "line break in quotes": (
-        GOOD.replace(b"user_collection", b'"user\ncollection"'),
-        "between row 2 and .*: a value has a line break in it|row 2 has 19 columns",
-    ),
-    "half a gz": (gzip.compress(GOOD)[:-300], "log_0.csv is damaged, cut short or not what"),
-    "gz cut at the end": (gzip.compress(GOOD)[:-8], "log_0.csv is damaged, cut short"),
-    "flipped bit in gz": (
-        bytes(b ^ (i == 400) for i, b in enumerate(gzip.compress(GOOD))),
-        "log_0.csv is damaged, cut short or not what its name says",
-    ),
-}
+@pytest.mark.parametrize("block_bytes", [300, 1 << 20])
+@pytest.mark.parametrize("num_sessions", [0, 20])
+def test_bad_sessions_are_dropped_whole(tmp_path, logs, block_bytes, num_sessions):
+    """Wherever their rows lie, and as if they had never been there."""
+    first, second = log_rows(range(20)), log_rows(range(20, 30))
+    first[3] |= {"hour_of_day": "24"}  # of session 0
+    del first[40]  # of session 3
+    moved = first.pop()  # of session 19: a good one, in two files
+    second[-1] |= {"track_id_clean": "", "premium": ""}  # of session 29
+    second += [moved, *log_rows([5])[:1]]  # session 5 has a row twice, in two files
+    for name, rows in zip(NAMES, (first, second), strict=True):
+        (tmp_path / name).write_bytes(as_csv(rows))
+    dropped = {
+        f"0_session-{s}": (10 + s % 11 + more, place, reason)
+        for s, more, place, reason in (
+            (0, 0, (NAMES[0], 5), "column hour_of_day: '24' is not an hour from 0 to 23"),
+            (3, -1, (NAMES[0], 46), "has 12 of its 13 positions; 8 is missing"),
+            (29, 0, (NAMES[1], 148), "column track_id_clean: '' is not an id"),
+            (5, 1, (NAMES[1], 150), "has position 1 twice: in "),
+        )
+    }
+    numbers = [s for s in range(30) if f"0_session-{s}" not in dropped]
+    (tmp_path / "good.csv").write_bytes(as_csv(log_rows(numbers)))
+    options = {"num_sessions": num_sessions, "block_bytes": block_bytes}
+    expected = mssd.prepare(tmp_path / "good.csv", tmp_path / "expected", **options)
+    sources = [tmp_path / name for name in NAMES]
+    out = tmp_path / "out"
+    sessions = mssd.prepare(sources, out, on_bad_session="drop", **options)
+    assert sessions.digest == expected.digest
+    with open(out / "dropped.csv", newline="", encoding="utf-8") as file:
+        listed = list(csv.DictReader(file))
+    assert [line["session_id"] for line in listed] == [
+        name
+        for name in mssd.prepare(logs, tmp_path / "all").session_ids.to_pylist()
+        if name in dropped and (not num_sessions or precedes(name, sessions))
+    ]
+    assert len(listed) == (1 if num_sessions else 4)
+    for line in listed:
+        events, (file, row), reason = dropped[line["session_id"]]
+        assert int(line["events"]) == events
+        assert (line["file"], int(line["row"])) == (str(tmp_path / file), row)
+        assert line["reason"].startswith(reason)
+    assert sessions.info["dropped"] == {
+        "sessions": len(listed),
+        "events": sum(int(line["events"]) for line in listed),
+        "rows": 0,
+    }
 
 
-@pytest.mark.parametrize("fault", BAD_BYTES)
-def test_bad_files_are_named(tmp_path, fault):
-    data, message = BAD_BYTES[fault]
-    (tmp_path / "log_0.csv").write_bytes(data)
-    refused(tmp_path, tmp_path / "log_0.csv", message)
-
-
-def cut_tar(logs, tmp_path, suffix, cut):
-    path = in_tar(logs, tmp_path / "in", suffix, others=False)
-    data = path.read_bytes()
-    path.write_bytes(data[: cut(data)])
-    return path
-
-
-@pytest.mark.parametrize(
-    ("suffix", "cut", "message"),
-    [
-        (".tar.gz", lambda data: len(data) // 2, "damaged, cut short"),
-        (".tar.gz", lambda data: len(data) - 8, "damaged, cut short"),
-        (".tar", lambda data: len(data) // 2, "damaged, cut short"),
-        (".tar", lambda data: data.index(b"training_set", 600), r"no end-of-archive mark"),
-        (".tar", lambda data: 0, "damaged, cut short"),
-    ],
-    ids=["half a tar.gz", "no checksum", "half a tar", "one member less", "empty"],
-)
-def test_cut_archives_are_refused(logs, tmp_path, suffix, cut, message):
-    refused(tmp_path, cut_tar(logs, tmp_path, suffix, cut), message)
-
-
-def test_an_archive_is_never_unpacked(logs, tmp_path):
-    """Neither a path that leads outside nor a link is followed or made."""
-    path = in_tar(logs, tmp_path / "in", ".tar")
-    with tarfile.open(path, "a") as archive:
-        link = tarfile.TarInfo("log_link.csv")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-        info = tarfile.TarInfo("../../escaped.csv")
-        data = as_csv(log_rows([77]))
-        info.size = len(data)
-        archive.addfile(info, io.BytesIO(data))
-    sessions = mssd.prepare(path, tmp_path / "out")
-    assert "0_session-77" in sessions.session_ids.to_pylist()
-    assert sorted(os.listdir(tmp_path)) == ["in", "logs", "out"]
-
-
-def test_a_bad_member_is_named(tmp_path):
-    pack(tmp_path / "logs.tar", {"log_0.csv": GOOD, "sub/log_1.csv": b"a,b\n1,2\n"})
-    refused(tmp_path, tmp_path / "logs.tar", r"logs\.tar:sub/log_1\.csv has no column 'session_id'")
-    pack(tmp_path / "other.tar", {"readme.txt": b"hello"})
-    refused(tmp_path, tmp_path / "other.tar", r"other\.tar has no \.csv or \.csv\.gz member")
-
-
-def test_bad_paths_are_named(logs, tmp_path):
-    refused(tmp_path, tmp_path / "none.csv", r"none\.csv: no such file or folder")
-    refused(tmp_path, f"{logs}/*.tsv", "no file matches")
-    (tmp_path / "empty").mkdir()
-    refused(tmp_path, tmp_path / "empty", "empty has no .csv or .*; it is empty")
-    refused(tmp_path, tmp_path, "it holds empty/, logs/")
-    refused(tmp_path, [logs, logs / NAMES[0]], "is given twice; name each file once")
-
-
-def test_the_same_file_under_another_name_is_found(logs, tmp_path):
-    (logs / "log_copy.csv").write_bytes((logs / NAMES[0]).read_bytes())
-    refused(tmp_path, logs, "has position 1 twice: in .*log_0_.* and in .*log_copy.csv row")
+def precedes(name, sessions):
+    """Whether a session's hash is before that of the last one that is kept."""
+    last = sessions.session_ids[-1].as_py()
+    first, second = (hashlib.blake2b(n.encode(), digest_size=8).digest() for n in (name, last))
+    return first < second
 
 
 def test_other_refusals(logs, tmp_path):

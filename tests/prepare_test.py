@@ -64,7 +64,7 @@ def test_prepare_mssd_takes_its_options(run, logs, tmp_path):
 
 def test_prepare_table(run, tmp_path):
     lines = ["who\twhat\twhen\tbad\tplace", *(f"u\t{i}\t{9 - i}\t{i % 2}\thome" for i in range(6))]
-    (tmp_path / "log.tsv").write_text("\n".join(lines))
+    (tmp_path / "log.tsv").write_text("\n".join(lines) + "\n")
     columns = {"session": "who", "track": "what", "time": "when", "skip": "bad"}
     options = [f"--{name}_column={column}" for name, column in columns.items()]
     code, out, err = run(
@@ -78,6 +78,32 @@ def test_prepare_table(run, tmp_path):
     tracks = sessions.track_ids.to_pylist()
     assert [tracks[t] for t in sessions.tracks] == list("543210")
     assert sessions.context.column_names == ["place", "bad"]
+
+
+def test_what_is_dropped_is_said(run, logs, tmp_path):
+    (log,) = os.listdir(logs)
+    path = tmp_path / "logs" / log
+    lines = path.read_text().splitlines(keepends=True)
+    names = [line.split(",")[0] for line in lines]
+    columns = lines[0].split(",")
+    for row, column in ((3, "track_id_clean"), (60, "session_id")):
+        values = lines[row].split(",")
+        values[columns.index(column)] = ""
+        lines[row] = ",".join(values)
+    path.write_text("".join(lines))
+    code, _, err = run("prepare", "mssd", logs, "--out", tmp_path / "out")
+    assert (code, os.listdir(tmp_path)) == (65, ["logs"])
+    assert "csv row 61, column session_id: '' is not an id; correct it, or leave out bad" in err
+    options = ["--out", tmp_path / "out", "--on_bad_session=drop"]
+    code, out, err = run("prepare", "mssd", logs, *options)
+    assert (code, err) == (0, "")
+    events = names.count(names[3]) + names.count(names[60]) - 1
+    assert (
+        f"Dropped: 2 sessions ({events} events) and 1 row whose session cannot be told; "
+        f"{tmp_path}/out/dropped.csv lists them.\n"
+    ) in out
+    assert len((tmp_path / "out" / "dropped.csv").read_text().splitlines()) == 4
+    assert Sessions.open(tmp_path / "out").num_sessions == 78
 
 
 def test_demo_and_prepare(run, tmp_path):
@@ -97,13 +123,18 @@ def test_demo_and_prepare(run, tmp_path):
     ("arguments", "code", "message"),
     [
         (["prepar"], 2, "there is no command 'prepar'; there are .* Did you mean 'prepare'?"),
-        (["xyz"], 2, "there is no command 'xyz'; there are prepare, study, demo"),
+        (["xyz"], 2, "there is no command 'xyz'; there are prepare, "),
         (["prepare", "msd"], 2, "there is no kind of log 'msd'; .* Did you mean 'mssd'?"),
         (["prepare", "mssd"], 2, "the following arguments are required: SRC, --out"),
         (["prepare", "mssd", "x", "--out", "o", "--session", "3"], 2, "Did you mean --sessions?"),
         (["prepare", "mssd", "x", "--out", "o", "--sessions=-3"], 2, "'-3' is not a whole number"),
         (["prepare", "mssd", "x", "--out", "o", "--sessions=3.5"], 2, "'3.5' is not a whole numb"),
         (["prepare", "mssd", "x", "--out", "o", "--min_length=30"], 2, "at most max_length (20)"),
+        (
+            ["prepare", "mssd", "x", "--out", "o", "--on_bad_session=skip"],
+            2,
+            "--on_bad_session: invalid choice: 'skip'",
+        ),
         (["prepare", "mssd", "nowhere", "--out", "o"], 65, "nowhere: no such file or folder."),
         (["prepare", "mssd", "logs", "--out", "logs"], 73, "logs exists already"),
         (["prepare", "mssd", "logs", "--out", "/dev/null/o"], 73, "/dev/null/o: cannot be"),

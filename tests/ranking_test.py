@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipjax import encoders, ranking
+from skipjax.errors import DataError
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,6 +105,7 @@ def test_neither_batch_size_nor_chunk_size_changes_a_bit():
     run("""
 import importlib, jax, numpy as np
 from skipjax import encoders, ranking
+from skipjax.errors import DataError
 rng = np.random.default_rng(0)
 model = importlib.import_module("configs.common").get_config().model
 encoder = encoders.make_encoder(model, 20)
@@ -290,3 +292,38 @@ def test_next_hidden_reads_skips_with_a_skip_embedding(rng, causal):
     assert changed.tolist() == [False, True, False]
     np.testing.assert_array_equal(hidden(none), hidden(none.at[1, 5].set(True)))  # padding
     assert (hidden(none) != hidden(None)).any(axis=1).all()  # played is not unknown
+
+
+@pytest.mark.parametrize("number", [23, -1, 2**31 + 5, 2**32 + 5])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_ids_outside_the_table_are_refused(rng, number, on_device):
+    """`table[ids]` takes the last row for 23 and for -1, and row 5 for 2^32 + 5."""
+    hidden, table = map(jnp.array, scores(rng, False))
+    good, bad = np.full(5, 7), np.array([7, 7, 7, number, 7])
+    if on_device:  # where no int64 arrives
+        if abs(number) >= 2**31:
+            return
+        good, bad = jnp.array(good, jnp.int32), jnp.array(bad, jnp.int32)
+    model = importlib.import_module("configs.tiny").get_config().model
+    model.width = 4
+    encoder = encoders.make_encoder(model, 8)
+    params = {**encoders.init_params(jax.random.key(0), encoder, 23, 4), "table": table}
+    calls = {
+        "target": [
+            lambda ids: ranking.sampled_ranks(hidden, table, ids, good[:, None]),
+            lambda ids: ranking.full_ranks(hidden, table, ids, chunk_size=512),
+        ],
+        "candidates": [lambda ids: ranking.sampled_ranks(hidden, table, good, ids[:, None])],
+        "exclude": [
+            lambda ids: ranking.top_k(hidden, table, 3, chunk_size=512, exclude=ids[:, None])
+        ],
+        "tracks": [
+            lambda ids: ranking.next_hidden(encoder, params, ids[:, None], ids[:, None] > -9)
+        ],
+    }
+    for name, functions in calls.items():
+        for function in functions:
+            function(good)
+            message = rf"{name}\[3(, 0)?\] is {number}; there are 23, 0 to 22"
+            with pytest.raises(DataError, match=message):
+                function(bad)

@@ -12,7 +12,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = {
-    "main.py": ["--config.train.num_epochs=1", "--config.eval.num_candidates=50"],
+    "main.py": [
+        "--config.train.num_epochs=1",
+        "--config.train.batch_size=16",
+        "--config.sampling.num_negatives=50",
+        "--config.eval.num_candidates=50",
+    ],
     "-m skipjax study": ["--quick", "--seeds=1", "--arms=causal_track"],
 }
 

@@ -1,5 +1,7 @@
 """SessionsWriter against a slow and obvious reference, and what opening finds."""
 
+import csv
+import dataclasses
 import hashlib
 import os
 import tempfile
@@ -11,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from skipjax.data import layout, spool
+from skipjax import files
+from skipjax.data import columns, layout, spool
 from skipjax.data.blocks import Block
 from skipjax.data.sessions import Sessions
 from skipjax.data.writer import SessionsWriter
@@ -54,9 +57,7 @@ def reference(rows, min_length, max_length, num_sessions):
     for session, track, order, level in rows:
         sequences.setdefault(session, []).append((order, (track, level)))
     kept, short_sessions, short_events = [], 0, 0
-    for name in sorted(
-        sequences, key=lambda n: (hashlib.blake2b(n.encode(), digest_size=8).digest(), n)
-    ):
+    for name in sorted(sequences, key=lambda n: (digest(n), n)):
         events = [event for _, event in sorted(sequences[name], key=lambda pair: pair[0])]
         for number, start in enumerate(range(0, len(events), max_length)):
             if num_sessions and len(kept) == num_sessions:
@@ -135,6 +136,80 @@ def test_sessions_are_what_a_dict_of_lists_would_give(
             assert context["word"][event] == f"word {number % 3}"
             assert context["odd"][event] == (number % 2 == 1)
         assert len(set(context["number"])) == sessions.num_events
+
+
+@hypothesis.given(
+    rows=ROWS,
+    faulty=st.sets(st.integers(0, 59), max_size=12),
+    block_rows=st.integers(1, 60),
+    partition_rows=st.integers(1, 60),
+    num_sessions=st.integers(0, 4),
+)
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_dropping_is_as_if_bad_sessions_had_never_been_there(
+    rows, faulty, block_rows, partition_rows, num_sessions
+):
+    bad = {rows[i][0]: 0 for i in faulty if i < len(rows)}
+    lost = [i for i in faulty if i < len(rows) and rows[i][0] == "7"]  # have no id at all
+    bad.pop("7", None)
+    for row in rows:
+        if row[0] in bad:
+            bad[row[0]] += 1
+    good = [row for i, row in enumerate(rows) if row[0] not in bad and i not in lost]
+    expected, left_out = reference(good, 1, 20, num_sessions)
+    blocks = [
+        dataclasses.replace(
+            block(
+                [("" if n in lost else row[0], *row[1:]) for n, row in part],
+                first_row=start + 2,
+            ),
+            faults={n - start: f"fault {n}" for n, _ in part if n in faulty},
+        )
+        for start in range(0, len(rows), block_rows)
+        for part in [list(enumerate(rows))[start : start + block_rows]]
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        options = {"num_sessions": num_sessions, "partition_rows": partition_rows, "min_length": 1}
+        if not expected:
+            with pytest.raises(DataError, match=r"no good session has .* first log row"):
+                write(out, blocks, on_bad_session="drop", **options)
+            return
+        sessions = write(out, blocks, on_bad_session="drop", **options)
+        assert listening(sessions) == expected
+        assert sessions.info["left_out"] == left_out
+        with open(out / layout.DROPPED, newline="", encoding="utf-8") as file:
+            listed = list(csv.DictReader(file))
+    if num_sessions and len(expected) == num_sessions:  # what would come later is not looked at
+        last = digest(expected[-1][0].split("#")[0])
+        bad = {name: events for name, events in bad.items() if digest(name) < last}
+    firsts = {name: min(i for i in faulty if i < len(rows) and rows[i][0] == name) for name in bad}
+    assert sorted((x["session_id"], int(x["row"]), x["reason"]) for x in listed) == sorted(
+        [("", i + 2, f"fault {i}") for i in lost]
+        + [(name, i + 2, f"fault {i}") for name, i in firsts.items()]
+    )
+    assert sessions.info["dropped"] == {
+        "sessions": len(bad),
+        "events": sum(bad.values()),
+        "rows": len(lost),
+    }
+
+
+def test_what_comes_after_the_last_session_that_is_kept_is_not_counted(tmp_path, monkeypatch):
+    """Not even if it was sorted with it: the counts must not depend on how memory is divided."""
+    monkeypatch.setattr("skipjax.data.writer.hash_ids", lambda ids: np.full(len(ids), 7, np.uint64))
+    rows = [(name, "t", -i, 0) for name in "abcdef" for i in range(4)]
+    faults = {16: "of e", 6: "second of b", 5: "first of b"}
+    faulty = dataclasses.replace(block(rows), faults=faults)
+    sessions = write(tmp_path / "out", [faulty], on_bad_session="drop", num_sessions=3)
+    assert sessions.session_ids.to_pylist() == ["a", "c", "d"]
+    assert sessions.info["dropped"] == {"sessions": 1, "events": 4, "rows": 0}
+    lines = (tmp_path / "out" / layout.DROPPED).read_text().splitlines()
+    assert lines == ["session_id,events,file,row,reason", "b,4,log,7,first of b"]
+
+
+def digest(name):
+    return hashlib.blake2b(name.encode(), digest_size=8).digest()
 
 
 def many_rows(num_sessions=300, seed=0):
@@ -312,10 +387,11 @@ def test_open_refuses_other_folders(tmp_path):
     with pytest.raises(DataError, match=r"has no manifest\.json"):
         Sessions.open(tmp_path)
     write(tmp_path / "out", in_blocks(many_rows(), 1000))
-    manifest = tmp_path / "out" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
+    with files.new_folder(tmp_path / "other", format=99) as folder:
+        for name in layout.CONTENT:
+            (folder / name).write_bytes((tmp_path / "out" / name).read_bytes())
     with pytest.raises(DataError, match=r"format 1 \(its manifest says 99\)"):
-        Sessions.open(tmp_path / "out")
+        Sessions.open(tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -324,6 +400,8 @@ def test_open_refuses_other_folders(tmp_path):
         {"min_length": 0},
         {"min_length": 5, "max_length": 4},
         {"num_sessions": -1},
+        {"max_length": 2**31},
+        {"on_bad_session": "skip"},
     ],
 )
 def test_options_that_make_no_sense(tmp_path, options):
@@ -335,6 +413,22 @@ def test_no_rows(tmp_path):
     with pytest.raises(DataError, match="no rows"), SessionsWriter(tmp_path / "o", source="test"):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_a_session_that_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "_MOST_ROWS", 40)
+    rows = [("a", "t", i, 0) for i in range(30)] + [("b", "t", i, 0) for i in range(41)]
+    with pytest.raises(DataError, match="session 'b' has more than 40 rows; are ids of sessions"):
+        write(tmp_path / "out", in_blocks(rows, 7), partition_rows=20)
+    assert os.listdir(tmp_path) == []
+
+
+def test_more_values_than_32_bits_tell_apart_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "_MOST_TEXTS", 5)
+    rows = [("a", f"t{i}", i, 0) for i in range(6)]
+    with pytest.raises(DataError, match="more than 5 different values, too many for 32-bit ids"):
+        write(tmp_path / "out", in_blocks(rows, 7))
+    assert write(tmp_path / "out", in_blocks(rows[:5], 7)).num_tracks == 5
 
 
 def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ def data(tmp_path):
             "num_sessions": 0,
             "min_length": 4,
             "max_length": 20,
+            "on_bad_session": "error",
             "table": TABLE,
             "demo": {"num_sessions": 60, "num_tracks": 200, "skip_share": 0.0, "seed": 0},
         }
@@ -136,6 +137,23 @@ def test_table(data, preparations, tmp_path):
     assert len(set(preparations)) == 2
 
 
+def test_bad_sessions_are_dropped_if_that_is_asked_for(data, preparations, logs):
+    data.source, data.path = "mssd", str(logs)
+    good = sources.load(data)
+    data.on_bad_session = "drop"
+    other = sources.load(data)
+    assert len(set(preparations)) == 2  # what was dropped is known of the second alone
+    assert other.digest == good.digest
+    assert other.info["dropped"] == {"sessions": 0, "events": 0, "rows": 0}
+    (log,) = logs.iterdir()
+    log.write_text(log.read_text().replace("true", "yes", 1))
+    assert sources.load(data).num_sessions == 49
+    assert sources.load(data).info["dropped"]["sessions"] == 1
+    data.on_bad_session = "error"
+    with pytest.raises(DataError, match=r"csv row .*'yes' is not true or false"):
+        sources.load(data)
+
+
 def test_prepared(data, logs, tmp_path):
     made = mssd.prepare(logs, tmp_path / "made")
     data.source, data.path = "prepared", str(tmp_path / "made")
@@ -223,6 +241,7 @@ def test_prepared_data_is_taken_whole(data, tmp_path):
     (folder,) = (tmp_path / "cache").iterdir()
     data.source, data.path = "prepared", str(folder)
     assert sources.load(data).num_sessions == 60
-    data.num_sessions = 20
-    with pytest.raises(ConfigError, match=r"num_sessions is 20, but prepared data is taken whole"):
-        sources.load(data)
+    for field, value in (("num_sessions", 20), ("on_bad_session", "drop")):
+        asked = ConfigDict({**data, field: value})
+        with pytest.raises(ConfigError, match=rf"{field} is .*, but prepared data is taken whole"):
+            sources.load(asked)

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -5,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import make_sessions, random_listening
 from hypothesis import given, settings
@@ -126,3 +128,75 @@ def test_shuffled_labels_are_as_many_and_only_of_training(rng):
     assert (shuffled.skipped != logged.skipped).mean() > 0.2
     with pytest.raises(ConfigError, match=r"config\.data\.labels is 'random'; choose one of"):
         leave_one_out(sessions, **PAPER, labels="random")
+
+
+INT64 = np.int64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tracks": lambda s: s.tracks - 1}, r"tracks\[0\] is -1; there are 3, 0 to 2"),
+        ({"tracks": lambda s: s.tracks + 1}, r"tracks\[8\] is 3; there are 3, 0 to 2"),
+        # These would be ids of other tracks, as int32.
+        ({"tracks": lambda s: s.tracks.astype(INT64) + 2**31}, r"tracks\[0\] is 2147483648;"),
+        ({"tracks": lambda s: s.tracks.astype(INT64) + 2**32}, r"tracks\[0\] is 4294967296;"),
+        ({"tracks": lambda s: s.tracks.astype(np.uint64) - 1}, r"is 18446744073709551615;"),
+        ({"tracks": lambda s: s.tracks * 1.0}, "tracks holds float64; ids must be whole numbers"),
+        ({"levels": lambda s: s.levels + 4}, r"levels\[0\] is 4; there are 4, 0 to 3"),
+        ({"levels": lambda s: s.levels - 1}, r"levels\[0\] is -1; there are 4, 0 to 3"),
+        ({"levels": lambda s: s.levels[1:]}, "12 tracks and 11 levels do not fit together"),
+        ({"offsets": lambda s: s.offsets[:-1]}, "3 offsets, 3 session_ids, .* do not fit"),
+        ({"offsets": lambda s: s.offsets[:0]}, "0 offsets, 3 session_ids, .* do not fit"),
+        ({"offsets": lambda s: s.offsets + 1}, "do not fit together; offsets are those of each"),
+        ({"offsets": lambda s: s.offsets[[0, 2, 1, 3]]}, "and rise from 0 to the number of events"),
+        ({"session_ids": lambda s: s.session_ids[:2]}, "4 offsets, 2 session_ids, .* do not fit"),
+        ({"track_ids": lambda s: pa.nulls(2**31 - 2)}, "ids are int32, so 2147483645 at most"),
+    ],
+)
+def test_ids_that_there_are_not_never_become_others(change, message):
+    sessions = make_sessions([[("a", 0)] * 5, [("b", 0)] * 3, [("c", 0)] * 4])
+    changed = {name: make(sessions) for name, make in change.items()}
+    with pytest.raises(DataError, match=message) as caught:
+        leave_one_out(dataclasses.replace(sessions, **changed), **PAPER)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_tracks_of_any_integer_type_give_the_same_split():
+    sessions = make_sessions([[("a", 0), ("b", 1), ("c", 0), ("d", 2)]])
+    expected = leave_one_out(sessions, **PAPER)
+    for dtype in (np.int64, np.uint8):
+        changed = dataclasses.replace(sessions, tracks=sessions.tracks.astype(dtype))
+        split = leave_one_out(changed, **PAPER)
+        np.testing.assert_array_equal(split.tracks, expected.tracks)
+        assert split.tracks.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tracks": lambda s: s.tracks + 2}, r"tracks\[0\] is 4; there are 4, 0 to 3"),
+        ({"tracks": lambda s: -s.tracks}, r"tracks\[0\] is -2; there are 4"),
+        ({"tracks": lambda s: s.tracks.astype(INT64) + 2**31}, r"tracks\[0\] is 2147483650;"),
+        ({"tracks": lambda s: s.tracks.astype(INT64)}, "tracks holds int64; give int32"),
+        ({"tracks": lambda s: s.tracks - 1}, r"tracks\[5\] is -1"),
+        ({"tracks": lambda s: np.maximum(s.tracks - 1, 0)}, "session 0 has an id below 2, which"),
+        ({"starts": lambda s: s.starts - [0, 3]}, "session 1 has an id below 2, which is no"),
+        ({"starts": lambda s: s.starts - [0, 1]}, "session 1 has an id below 2, which is no"),
+        ({"starts": lambda s: s.starts[::-1] - [0, 0]}, "2 sessions are not spans of 12 events"),
+        ({"starts": lambda s: s.starts - 1}, "are not spans of 12 events; give one at least"),
+        ({"starts": lambda s: s.starts + 1}, "are not spans of 12 events"),
+        ({"lengths": lambda s: s.lengths - 2}, "each with a start and a length of more than 2"),
+        ({"starts": lambda s: s.starts[:0], "lengths": lambda s: s.lengths[:0]}, "0 sessions are"),
+        ({"skipped": lambda s: s.skipped[1:]}, "12 tracks and 11 skipped do not fit together"),
+        ({"track_ids": lambda s: s.track_ids[:1]}, "1 track_ids, 4 train_counts, .* do not fit"),
+    ],
+)
+def test_a_split_made_by_hand_is_checked_once(change, message):
+    """So that none of its batches has to be."""
+    sessions = make_sessions([[("a", 0)] * 5, [("b", 0)] * 3, [("c", 0)] * 4])
+    split = leave_one_out(sessions, **PAPER)
+    assert split.tracks.tolist() == 5 * [2] + 3 * [0] + 4 * [3]
+    assert dataclasses.replace(split).num_sessions == 2
+    with pytest.raises(DataError, match=message):
+        dataclasses.replace(split, **{name: make(split) for name, make in change.items()})

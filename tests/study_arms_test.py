@@ -5,7 +5,8 @@ import importlib
 import pytest
 
 from skipjax.errors import ConfigError
-from skipjax.study.arms import arms_of, chosen, configured
+from skipjax.limits import check_limits
+from skipjax.study.arms import arms_of, checked, chosen, configured
 
 
 def table1():
@@ -87,11 +88,43 @@ def test_other_ways_stand_alone_and_with_infonce():
         (({"set": {"data": {"require_skip": True}}},), "but arms can only be compared if"),
         (({"set": {"loss": {"alfa": 1.0}}},), r"the arm 'a' sets config\.loss\.alfa, which does"),
         (({"set": {"lots": {"alpha": 1.0}}},), r"sets config\.lots\.alpha, which does not exist"),
+        (({"set": {"loss": 1.0}},), r"the arm 'a' sets config\.loss, which does not exist"),
+        (({"set": {"loss": {"alfa": 1.0}}},), r"\. Did you mean config\.loss\.alpha\?$"),
+        (({"set": 1.0},), r"the arm 'a' has set = 1\.0; it must be a dict of sections, each a"),
+        (({"label": None},), r"the arm 'a' has label = None; it must be text\."),
+        (({"key": 1},), r"the arm 1 has (key|tuned_as) = 1; it must be text\."),
+        (
+            ({"set": {"loss": {"alpha": "much"}}},),
+            r"^the arm 'a' sets config\.loss\.alpha to 'much'; it must be a finite number of at",
+        ),
+        (
+            ({"set": {"model": {"width": 16.0}}},),
+            r"^the arm 'a' sets config\.model\.width to 16\.0; it must be a whole number of at",
+        ),
+        (
+            ({"set": {"train": {"batch_size": True}}},),
+            r"^the arm 'a' sets config\.train\.batch_size to True; it must be a whole number",
+        ),
+        (
+            ({"set": {"loss": {"context": "tracks"}}},),
+            r"to 'tracks'; choose one of 'track', 'hidden'\. Did you mean 'track'\?$",
+        ),
     ],
 )
 def test_an_impossible_arm_is_named(entries, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         arms_of(with_arms(*entries))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_arms_are_checked_with_what_they_share():
+    """Fields that do not go together, though each for itself is possible."""
+    config = with_arms({}, {"key": "b", "set": {"model": {"num_heads": 3}}})
+    message = r"^the arm 'b': config\.model\.width \(128\) must be divisible by .*num_heads \(3\)"
+    with pytest.raises(ConfigError, match=message):
+        checked(config, (), check_limits)
+    assert [arm.key for arm in checked(config, ("a",), check_limits)] == ["a"]
+    assert checked(table1(), (), check_limits) == arms_of(table1())
 
 
 def test_chosen_arms_bring_what_they_are_compared_with():
@@ -107,7 +140,8 @@ def test_chosen_arms_bring_what_they_are_compared_with():
 
 
 def test_a_value_of_the_wrong_type_is_named():
-    with pytest.raises(ConfigError, match=r"table1-x: config\.loss\.alpha cannot be 'much'"):
+    message = r"^table1-x sets config\.loss\.alpha to 'much'; it must be a finite number"
+    with pytest.raises(ConfigError, match=message):
         configured(table1(), "x", {"loss.alpha": "much"})
 
 

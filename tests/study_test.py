@@ -15,6 +15,7 @@ import pytest
 from conftest import make_sessions, random_listening
 from pyarrow import parquet
 
+from skipjax.cli.study import _overrides
 from skipjax.data.split import leave_one_out
 from skipjax.errors import ConfigError, DataError
 from skipjax.study.arms import arms_of, chosen, configured
@@ -258,7 +259,37 @@ def test_an_interrupted_study_ends_with_the_same_files(tmp_path, number):
             "Did you mean config.loss.temperature?",
         ),
         (("--config=configs/table1.py", "--quick", "--arms=best"), "there is no arm 'best'"),
-        (("--config=configs/table1.py", "--quick", "--seeds=0"), "--seeds is 0; it must be"),
+        (
+            ("--config=configs/table1.py", "--quick", "--seeds=0"),
+            "argument --seeds: '0' is not a whole number of at least 1",
+        ),
+        (("--config=configs/table1.py", "--seeds=-1"), "'-1' is not a whole number of at least 1"),
+        (
+            ("--config=configs/table1.py", "--jobs=0"),
+            "argument --jobs: '0' is not a whole number of at least 1",
+        ),
+        (
+            ("--config=configs/table1.py", "--config.train.batch_size", "x"),
+            "train.batch_size=x: it",
+        ),
+        (
+            ("--config=configs/table1.py", "--config.model.width=10"),
+            "config.model.width (10) must be divisible by config.model.num_heads (8).",
+        ),
+        (("--config=configs/table1.py", "--config.study.arms=()"), "is (); it must be a tuple of"),
+        (("--config=configs/table1.py", "--config.study.arms=(5,)"), "is (5,); it must be a tuple"),
+        (
+            ("--config=configs/table1.py", "--config.study.ratios=((0,0),)"),
+            "is ((0, 0),); it must be a tuple of pairs (alpha, beta), neither below 0",
+        ),
+        (
+            ("--config=configs/table1.py", "--config.study.learning_rates=('x',)"),
+            "is ('x',); it must be a tuple of finite numbers of at least 0.",
+        ),
+        (
+            ("--config=configs/table1.py", "--config.study.most_tuning_runs=9"),
+            "come to 40 runs, more than config.study.most_tuning_runs (9)",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, arguments, message):
@@ -272,3 +303,43 @@ def test_a_mistake_is_one_line(tmp_path, arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_mistake_in_an_arm_is_said_before_anything_is_imported(tmp_path):
+    config = (ROOT / "configs" / "table1.py").read_text()
+    wrong = config.replace('"temperature": 1.0', '"temperature": "warm"')
+    assert wrong != config
+    (tmp_path / "mine.py").write_text(wrong)
+    program = """
+import sys
+from skipjax.cli.main import main
+code = main(["study", f"--config={sys.argv[1]}", f"--workdir={sys.argv[2]}"])
+assert "jax" not in sys.modules
+sys.exit(code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "mine.py", tmp_path / "study"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    expected = (
+        "skipjax: the arm 'tau_10' sets config.loss.temperature to 'warm'; it must be a finite "
+        "number of at least 1e-06.\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+    assert not (tmp_path / "study").exists()
+
+
+def test_fields_are_set_with_or_without_an_equals_sign():
+    given = ["--seeds", "3", "--config.seed", "-1", "--config.model.causal", "--config", "a.py"]
+    given += ["--config.loss.alpha=1", "--config.train.patience", "2", "--quick"]
+    assert _overrides(given) == (
+        [
+            "--config.seed=-1",
+            "--config.model.causal",
+            "--config.loss.alpha=1",
+            "--config.train.patience=2",
+        ],
+        ["--seeds", "3", "--config", "a.py", "--quick"],
+    )

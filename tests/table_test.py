@@ -1,4 +1,4 @@
-"""Tables of the user's own: every format alike, exact times, ties, cutting, and what is refused."""
+"""Tables of the user's own: every format alike, exact times, ties, cutting."""
 
 import collections
 import csv
@@ -264,118 +264,6 @@ def test_columns_that_do_not_go_together(values, message):
         table.Columns(**values)
 
 
-def refused(tmp_path, path, message, columns=COLUMNS):
-    with pytest.raises(DataError, match=message) as caught:
-        table.prepare(path, tmp_path / "place" / "out", columns)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "place").exists()
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("when", "1.5", "row 5, column when: '1.5' is not an integer"),
-        ("when", "1e3", "row 5, column when: '1e3' is not an integer"),
-        ("when", "0x10", "row 5, column when: '0x10' is not an integer"),
-        ("when", " 7", "row 5, column when: ' 7' is not an integer"),
-        ("when", "", "row 5, column when: '' is not an integer"),
-        ("when", "9223372036854775808", "row 5, column when: '9223372036854775808' is not an int"),
-        ("when", "2020-01-01", "row 5, column when: '2020-01-01' is not an integer"),
-        ("hated", "2", "row 5, column hated: '2' is not true/1 or false/0"),
-        ("hated", "", "row 5, column hated: '' is not true/1 or false/0"),
-        ("user", "", "row 5, column user: '' is not an id"),
-        ("item", "nan", "row 5, column item: 'nan' is not an id"),
-        ("item", "N/A", "row 5, column item: 'N/A' is not an id"),
-    ],
-)
-def test_bad_values_are_named(rows, tmp_path, column, value, message):
-    rows[3] = tuple(
-        value if name == column else old for name, old in zip(HEADER, rows[3], strict=True)
-    )
-    refused(tmp_path, written(tmp_path / "l.csv", as_csv(rows)), message)
-
-
-@pytest.mark.parametrize(
-    ("times", "message"),
-    [
-        (("soon", "1"), "row 2, column when: 'soon' is not an integer or a date and time"),
-        (("2020-01-01", "5"), "row 3, column when: '5' is not a date and time without a zone"),
-        (("2020-01-01", "2020-01-01T00:00Z"), "row 3, .*without a zone like the first"),
-        (("2020-01-01T00:00Z", "2020-01-01"), "row 3, .*with a zone like the first"),
-        (("2020-01-01", "2020-02-30"), "row 3, column when: '2020-02-30' is not a date and time"),
-        (("2020-01-01", "2999-01-01"), "row 3, column when: '2999-01-01' is not a date and time"),
-    ],
-)
-def test_times_that_cannot_be_compared(tmp_path, times, message):
-    rows = [("u", "i", when, "0", "x") for when in times]
-    refused(tmp_path, written(tmp_path / "l.csv", as_csv(rows)), message)
-
-
-def test_files_must_agree_on_what_a_time_is(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.csv").write_bytes(as_csv([("u", "i", "1", "0", "x")] * 4))
-    (tmp_path / "in" / "b.csv").write_bytes(as_csv([("u", "i", "2020-01-01", "0", "x")] * 4))
-    refused(tmp_path, tmp_path / "in", "b.csv row 2, column when: '2020-01-01' is not an integer")
-
-
-def test_bad_levels(tmp_path):
-    columns = table.Columns("s", "t", position_column="p", level_column="l")
-    for value in ("4", "-1", "1.0", "true"):
-        data = as_csv([("a", "x", "1", "0"), ("a", "y", "2", value)], "stpl")
-        refused(
-            tmp_path,
-            written(tmp_path / "l.csv", data),
-            f"row 3, column l: '{value}' is not a skip level from 0 to 3",
-            columns,
-        )
-
-
-@pytest.mark.parametrize(
-    ("column", "values", "message"),
-    [
-        ("when", pa.array([1.0, 2.5]), "row 2, column when: 2.5 is not an integer"),
-        ("when", pa.array([1, None]), "row 2, column when: None is not an integer"),
-        ("when", pa.array([1, 2**63], pa.uint64()), "row 2, column when: 9223372036854775808 is"),
-        ("when", pa.array([[1], [2]]), r"row 1, column when: \[1\] is not an integer or a date"),
-        ("user", pa.array([1.0, 2.0]), "row 1, column user: 1.0 is not text, a whole number"),
-        ("user", pa.array(["a", None]), "row 2, column user: None is not a value"),
-        ("item", pa.array(["a", ""]), "row 2, column item: '' is not an id"),
-        ("hated", pa.array([True, None]), "row 2, column hated: None is not a value"),
-        ("hated", pa.array([0, 2]), "row 2, column hated: '2' is not true/1 or false/0"),
-        ("place", pa.array([0.5, 2]), "row 1, column place: 0.5 is not text, a whole number"),
-        ("place", pa.array([None, 2]), "row 1, column place: None is not a value"),
-    ],
-)
-def test_bad_values_of_parquet(tmp_path, column, values, message):
-    columns = {
-        "user": pa.array(["a", "a"]),
-        "item": pa.array(["x", "y"]),
-        "when": pa.array([1, 2]),
-        "hated": pa.array([0, 1]),
-        "place": pa.array(["x", "y"]),
-    } | {column: values}
-    pq.write_table(pa.table(columns), tmp_path / "l.parquet")
-    refused(tmp_path, tmp_path / "l.parquet", message)
-
-
-def test_whole_floats_of_parquet_are_exact_or_refused(tmp_path):
-    rows = [("u", str(i), str(float(i)), "0", "x") for i in (2, 0, 3, 1)]
-    as_parquet(tmp_path / "l.parquet", rows, when=pa.float64())
-    sessions = table.prepare(tmp_path / "l.parquet", tmp_path / "out", COLUMNS)
-    assert listening(sessions) == {"u": [(str(i), 0) for i in range(4)]}
-
-
-def test_bad_parquet_files(rows, tmp_path):
-    path = as_parquet(tmp_path / "l.parquet", rows)
-    data = path.read_bytes()
-    refused(tmp_path, written(path, data[: len(data) // 2]), "l.parquet is damaged, cut short")
-    refused(tmp_path, written(path, b""), "l.parquet is damaged, cut short or not what its name")
-    pq.write_table(pa.table({"user": ["a"]}), path)
-    refused(tmp_path, path, "l.parquet has no column 'item'; its columns are user")
-    pq.write_table(pa.table({name: pa.array([], pa.string()) for name in HEADER}), path)
-    refused(tmp_path, path, "l.parquet has no rows")
-
-
 def test_flipped_bits_in_parquet_pages_are_found(rows, plain, tmp_path):
     data = as_parquet(tmp_path / "l.parquet", rows).read_bytes()
     rng = np.random.default_rng(0)
@@ -392,20 +280,6 @@ def test_flipped_bits_in_parquet_pages_are_found(rows, plain, tmp_path):
         else:
             assert sessions.digest == plain.digest  # a bit that says nothing
     assert found > 15
-
-
-def test_wrong_columns_and_places(rows, tmp_path):
-    path = written(tmp_path / "l.csv", as_csv(rows))
-    columns = table.Columns("users", "item", time_column="when", skip_column="hated")
-    refused(
-        tmp_path, path, "has no column 'users'; its columns are user, item, .*mean 'user'", columns
-    )
-    refused(tmp_path, tmp_path / "none.csv", "no such file or folder")
-    refused(tmp_path, f"{tmp_path}/*.pq", "no file matches")
-    refused(tmp_path, written(tmp_path / "e.csv", b""), "e.csv is empty")
-    refused(tmp_path, written(tmp_path / "e.csv", as_csv([])), "header but no rows")
-    short = as_csv([("u", "i", "1", "0", "x")] * 3)
-    refused(tmp_path, written(tmp_path / "e.csv", short), r"4 or more events \(1 were shorter\)")
 
 
 @pytest.mark.skipif(not KUAIRAND, reason="SKIPJAX_KUAIRAND does not name kuairand_feedback.csv.gz")

@@ -179,7 +179,9 @@ def test_other_data_under_the_same_config_is_refused(make, tmp_path):
         "data__path": str(table),
         "data__table__position_column": "i",
         "data__table__skip_column": "skipped",
-        "eval__num_candidates": 5,
+        "sampling__num_negatives": 20,
+        "train__batch_size": 16,
+        "eval__num_candidates": 20,
         "train__num_epochs": 1,
     }
 
@@ -327,7 +329,7 @@ def test_a_second_process_is_refused(make, tmp_path):
         ({"data__source": "msd"}, ConfigError, "Did you mean 'mssd'"),
         ({"data__source": "mssd"}, ConfigError, r"config\.data\.path is empty"),
         ({"data__source": "mssd", "data__path": "nowhere"}, DataError, "nowhere: no such file"),
-        ({"data__min_length": 20, "data__max_length": 20}, None, None),
+        ({"data__min_length": 20, "data__max_length": 20, "train__batch_size": 2}, None, None),
         ({"data__max_length": 15}, None, None),
         ({"train__batch_size": 0}, ConfigError, r"config\.train\.batch_size is 0; it must be"),
         ({"loss__temperature": 0.0}, ConfigError, r"config\.loss\.temperature is 0\.0"),
@@ -336,6 +338,14 @@ def test_a_second_process_is_refused(make, tmp_path):
         ({"model__num_heads": 5}, ConfigError, r"divisible by config\.model\.num_heads \(5\)"),
         ({"eval__metrics": ("hr@10", "auc")}, ConfigError, "there is no metric 'auc'"),
         ({"eval__num_candidates": 300}, ConfigError, r"config\.eval\.num_candidates is 300"),
+        ({"train__batch_size": 81}, ConfigError, "batch_size is 81, but there are only 80 sess"),
+        ({"sampling__num_negatives": 300}, ConfigError, "num_negatives is 300, but there are only"),
+        ({"eval__keep_top": 301}, ConfigError, "keep_top is 301, but there are only"),
+        (
+            {"optimizer__warmup_steps": 6, "optimizer__decay": "linear"},
+            ConfigError,
+            "warmup_steps is 6, but the run and its linear decay end after 6 steps",
+        ),
     ],
 )
 def test_input_that_cannot_be_used_leaves_nothing_behind(make, tmp_path, change, error, message):
@@ -356,11 +366,15 @@ def test_a_workdir_that_is_a_file_is_named(make, tmp_path):
         train.train_and_evaluate(make(), tmp_path / "file" / "run")
 
 
-def test_a_damaged_config_is_named(make, tmp_path):
-    train.train_and_evaluate(make(train__num_epochs=1), tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
-        train.train_and_evaluate(make(), tmp_path)
+@pytest.mark.parametrize("text", [b"{", b"", b"\xff", b"[1]", b"3", b"null"])
+@pytest.mark.parametrize("name", ["config.json", "results.json"])
+def test_a_damaged_file_is_named(make, tmp_path, name, text):
+    config = make(train__num_epochs=1)
+    (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(CheckpointError, match=rf"{name} (cannot be read|does not hold)") as caught:
+        train.train_and_evaluate(config, tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["sasrec", "sasrec_skip", "bert4rec", "bert4rec_skip"])

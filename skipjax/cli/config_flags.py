@@ -1,17 +1,17 @@
 """Parsing of main.py's flags whose mistakes end in one line, with a suggestion."""
 
-import difflib
 import glob
 import os
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from skipjax.errors import ConfigError
+from skipjax.limits import check_limits, did_you_mean, fields, wanted
 
 
 def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -21,17 +21,26 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> l
       What is left of `argv`.
 
     Raises:
-      ConfigError: an unknown flag or field, a value of the wrong type, or a config file that is
-        missing or cannot be run.
+      ConfigError: an unknown flag or field, a value of the wrong type or outside its limits, or a
+        config file that is missing or cannot be run.
     """
-    arguments = list(_arguments(argv))
-    for name, value in arguments:
-        if name == "config":
-            _check_fields(_load(value), [n for n, _ in arguments if n.startswith("config.")])
+    given = dict(_arguments(argv))
+    overrides = {n.removeprefix("config."): v for n, v in given.items() if n.startswith("config.")}
+    if "config" in given:
+        _check_fields(_load(given["config"]), overrides)
     try:
-        return flag_values(list(argv))
+        left = flag_values(list(argv))
+    except flags.IllegalFlagValueError as error:
+        for field, value in overrides.items():
+            instead = wanted(field, value)
+            if instead and str(error).startswith(f"flag --config.{field}="):
+                raise ConfigError(f"--config.{field}={value}: {instead}") from None
+        raise ConfigError(_line(error)) from None
     except flags.Error as error:
-        raise ConfigError(str(error).removeprefix("flag ").replace("\n", " ")) from None
+        raise ConfigError(_line(error)) from None
+    if "config" in given:
+        check_limits(flag_values["config"].value)
+    return left
 
 
 def config_of(value: str, overrides: Sequence[str]) -> Any:
@@ -56,18 +65,26 @@ def _load(value: str) -> Any:
     path, *arguments = value.split(":", 1)
     if not os.path.isfile(path):
         there = glob.glob(os.path.join(os.path.dirname(path) or ".", "*.py"))
-        raise ConfigError(f"--config={path}: no such file.{_hint(path, there)}")
+        raise ConfigError(f"--config={path}: no such file.{did_you_mean(path, there)}")
     try:
-        return runpy.run_path(path)["get_config"](*arguments)
+        config = runpy.run_path(path)["get_config"](*arguments)
     except Exception as error:
-        raise ConfigError(f"--config={value} fails: {type(error).__name__}: {error}.") from error
+        text = f"--config={value} fails: {type(error).__name__}: {_line(error)}."
+        raise ConfigError(text) from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"--config={value}: get_config() returns a {type(config).__name__}; it must return a "
+            "ConfigDict, as in configs/common.py."
+        )
+    return config
 
 
-def _check_fields(config: Any, names: Sequence[str]) -> None:
-    known = [f"config.{field}" for field in _fields(config)]
+def _check_fields(config: Any, names: Iterable[str]) -> None:
+    known = [field for field, _ in fields(config)]
     for name in names:
         if name not in known:
-            raise ConfigError(f"there is no field {name}.{_hint(name, known)}")
+            hint = did_you_mean(name, known, "config.")
+            raise ConfigError(f"there is no field config.{name}.{hint}")
 
 
 def _arguments(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -78,14 +95,6 @@ def _arguments(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, value if equals else following
 
 
-def _fields(config: Any, prefix: str = "") -> Iterator[str]:
-    for name, value in config.items():
-        if hasattr(value, "items"):
-            yield from _fields(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {close[0]}?" if close else ""
+def _line(error: Exception) -> str:
+    """What an error of absl or of a config file says, in one line."""
+    return " ".join(str(error).removeprefix("flag ").split())

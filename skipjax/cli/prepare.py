@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from skipjax import terminal
 from skipjax.cli.parsing import Parser, choose, count
-from skipjax.data import mssd, table
+from skipjax.data import layout, mssd, table
+from skipjax.data.dropped import described
 from skipjax.data.sessions import Sessions
 
 KINDS = {
@@ -32,6 +33,7 @@ def run(arguments: Sequence[str]) -> None:
         "num_sessions": args.sessions,
         "min_length": args.min_length,
         "max_length": args.max_length,
+        "on_bad_session": args.on_bad_session,
     }
     start = time.monotonic()
     with terminal.progress_bar() as progress:
@@ -75,6 +77,13 @@ def _parser(kind: str) -> Parser:
         default=4,
         metavar="N",
         help="leave out shorter sessions and remainders (default: 4)",
+    )
+    add(
+        "--on_bad_session",
+        choices=("error", "drop"),
+        default="error",
+        help="stop at the first bad value, or leave out the sessions that have any and list them "
+        f"in DIR/{layout.DROPPED} (default: error)",
     )
     if kind == "table":
         columns = parser.add_argument_group("columns")
@@ -122,5 +131,7 @@ def _report(sessions: Sessions, args: argparse.Namespace, seconds: float) -> Non
         f"--config.data.path={shlex.quote(args.out)}",
         markup=False,
     )
+    if dropped := described(sessions.info.get("dropped", {})):
+        out.print(f"Dropped: {dropped}; {args.out}/{layout.DROPPED} lists them.", markup=False)
     if args.sessions > facts["sessions"]:
         out.print(f"Note: there were only {facts['sessions']:,} sessions to keep.", markup=False)

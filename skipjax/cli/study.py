@@ -4,13 +4,16 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from skipjax import terminal
 from skipjax.cli import config_flags
-from skipjax.cli.parsing import Parser, count
+from skipjax.cli.parsing import Parser, positive
+from skipjax.limits import check_limits
+from skipjax.study import arms, tuning
 
 _QUICK = {
     "data.num_sessions": 300,
@@ -41,19 +44,17 @@ def run(arguments: Sequence[str]) -> None:
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="such as configs/table1.py")
     add("--workdir", metavar="DIR", help="default: runs/<config>-<source>")
-    add("--seeds", type=count, default=5, metavar="N", help="of the paper's arms (default: 5)")
+    add("--seeds", type=positive, default=5, metavar="N", help="of the paper's arms (default: 5)")
     add(
         "--jobs",
-        type=count,
-        default=0,
+        type=positive,
         metavar="N",
         help="runs at a time (default: one a core, or 4 on an accelerator)",
     )
     add("--arms", default="", metavar="KEY,KEY", help="only these, and what they are compared with")
     add("--quick", action="store_true", help="a few arms, tiny, untuned, 2 seeds: a look")
-    args, rest = parser.parse_known_args(arguments)
-    if unknown := [argument for argument in rest if not argument.startswith("--config.")]:
-        parser.error(f"unrecognized arguments: {unknown[0]}")
+    rest, others = _overrides(arguments)
+    args = parser.parse_args(others)
     config = config_flags.config_of(args.config, rest)
     if "study" not in config:
         parser.error(f"--config={args.config} has no config.study; see configs/table1.py")
@@ -64,10 +65,12 @@ def run(arguments: Sequence[str]) -> None:
     if args.quick:
         given = [argument.partition("=")[0] for argument in rest]
         _make_quick(config, given)
-        keys = [dict(arm).get("key") for arm in config.study.arms]
-        args.arms = args.arms or ",".join(key for key in _QUICK_ARMS if key in keys)
+        there = [dict(arm).get("key") for arm in config.study.arms]
+        args.arms = args.arms or ",".join(key for key in _QUICK_ARMS if key in there)
         args.seeds = min(args.seeds, 2)
-    # Imported here, so that a misspelt flag answers at once.
+    keys = tuple(key for key in args.arms.split(",") if key)
+    tuning.grids(config, arms.checked(config, keys, check_limits))
+    # Imported here, so that a mistake in a flag or in any arm answers at once.
     import jax
 
     from skipjax.study.study import Plan, run_study
@@ -79,7 +82,7 @@ def run(arguments: Sequence[str]) -> None:
         seeds=args.seeds,
         jobs=args.jobs or jobs,
         cores=cores,
-        keys=tuple(key for key in args.arms.split(",") if key),
+        keys=keys,
         command=_command(shown, args.quick, rest),
     )
     terminal.say(f"{config.name} on {config.data.source}, {plan.jobs} at a time, in {workdir}")
@@ -110,6 +113,22 @@ def _at_a_time() -> tuple[int, tuple[int, ...]]:
     cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(len(cores) or os.cpu_count() or 1, memory // _RUN_BYTES)), cores
+
+
+def _overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that set a field, each as --config.FIELD=VALUE, and the others."""
+    overrides: list[str] = []
+    others: list[str] = []
+    waiting = deque(arguments)
+    while waiting:
+        argument = waiting.popleft()
+        if not argument.startswith("--config."):
+            others.append(argument)
+            continue
+        if "=" not in argument and waiting and not waiting[0].startswith("--"):
+            argument += f"={waiting.popleft()}"
+        overrides.append(argument)
+    return overrides, others
 
 
 def _make_quick(config: Any, given: Sequence[str]) -> None:

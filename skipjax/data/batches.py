@@ -29,9 +29,9 @@ class SessionBatches:
         """`max_length` is the longest whole session; training spans are HELD_OUT shorter.
 
         Raises:
-          ConfigError: `batch_size` is below 1.
+          ConfigError: `batch_size` is below 1, or a session is longer than `max_length`.
         """
-        _check_batch_size(batch_size, "train")
+        _check(split, batch_size, max_length, "train")
         self._split = split
         self._batch_size = batch_size
         self._length = max_length - HELD_OUT
@@ -89,9 +89,9 @@ def held_out_batches(
       `targets` [B].
 
     Raises:
-      ConfigError: `batch_size` is below 1.
+      ConfigError: `batch_size` is below 1, or a session is longer than `max_length`.
     """
-    _check_batch_size(batch_size, "eval")
+    _check(split, batch_size, max_length, "eval")
     lengths, targets = split.held_out(which)
     for start in range(0, split.num_sessions, batch_size):
         rows = np.arange(start, min(start + batch_size, split.num_sessions))
@@ -162,6 +162,11 @@ def prefetch(items: Iterable[T], size: int = 2) -> Iterator[T]:
         thread.join()
 
 
-def _check_batch_size(batch_size: int, section: str) -> None:
+def _check(split: LeaveOneOut, batch_size: int, max_length: int, section: str) -> None:
     if batch_size < 1:
         raise ConfigError(f"config.{section}.batch_size is {batch_size}; it must be at least 1.")
+    if split.lengths.max() > max_length:
+        raise ConfigError(
+            f"config.data.max_length is {max_length}, but there are sessions of "
+            f"{split.lengths.max()} tracks; raise it to that."
+        )

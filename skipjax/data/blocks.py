@@ -1,16 +1,19 @@
 """CSV in blocks of whole rows that remember where they come from."""
 
+import bisect
 import concurrent.futures
 import csv
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import BinaryIO, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from skipjax.data.inputs import reading
+from skipjax.data.inputs import reading, shown
 from skipjax.errors import DataError
 
 T = TypeVar("T")
@@ -30,18 +33,59 @@ class Block:
       table: the rows.
       file: name for messages.
       first_row: the number of the first of them; a CSV's header is row 1, as in an editor.
+      faults: what is wrong with rows (numbered from 0 here), where their sessions are to be left
+        out; None where the first bad row is an error.
     """
 
     table: pa.Table
     file: str
     first_row: int
+    faults: dict[int, str] | None = None
 
-    def error(self, index: int, column: str, value: object, expected: str) -> DataError:
-        """What to raise when row `index` of this block holds a bad `value`."""
-        return DataError(
-            f"{self.file} row {self.first_row + index}, column {column}: {value!r} is not "
-            f"{expected}; correct the value or remove its session."
-        )
+    def refuse(
+        self, rows: Iterable[int], column: str, expected: str | Callable[[int], str]
+    ) -> None:
+        """Raises a DataError for the first of `rows`, or notes them all as faults.
+
+        Args:
+          rows: those whose value in `column` is bad, numbered from 0 in this block.
+          column: its name.
+          expected: what the value should be, completing `... is not`; or that of a row.
+        """
+        for row in map(int, rows):
+            wanted = expected if isinstance(expected, str) else expected(row)
+            fault = f"column {column}: {_written(self.table[column], row)} is not {wanted}"
+            if self.faults is None:
+                raise DataError(
+                    f"{self.file} row {self.first_row + row}, {fault}; correct it, or leave out "
+                    "bad sessions with on_bad_session=drop."
+                )
+            self.faults.setdefault(row, fault)
+
+
+class Origins:
+    """Where rows come from that are counted over all blocks.
+
+    Attributes:
+      rows: how many there are.
+    """
+
+    def __init__(self):
+        self.rows = 0
+        self._starts: list[tuple[int, str, int]] = []  # number of first row, file, row in it
+
+    def add(self, block: Block) -> np.ndarray:
+        """The numbers of a block's rows, [rows] int64."""
+        start, self.rows = self.rows, self.rows + block.table.num_rows
+        if not self._starts or self.of(start) != (block.file, block.first_row):
+            self._starts.append((start, block.file, block.first_row))
+        return np.arange(start, self.rows)
+
+    def of(self, row: int) -> tuple[str, int]:
+        """File of row `row`, and its number there."""
+        index = bisect.bisect_right(self._starts, row, key=lambda start: start[0]) - 1
+        start, file, first_row = self._starts[index]
+        return file, int(first_row + row - start)
 
 
 def read_csv(
@@ -76,7 +120,7 @@ def read_csv(
     parse = pa_csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=False)
     options = pa_csv.ReadOptions(column_names=names, block_size=_PARSE_BYTES)
     row = 2
-    for data in _whole_lines(file, name, block_bytes):
+    for data, ended in _whole_lines(file, name, block_bytes):
         try:
             table = pa_csv.read_csv(
                 pa.BufferReader(data),
@@ -88,13 +132,27 @@ def read_csv(
             raise _explained(data, name, row, len(names), delimiter, error) from error
         if table.num_rows != data.count(b"\n"):
             raise DataError(
-                f"{name}, between row {row} and {row + data.count(10)}: a value has a line break "
-                "in it, or lines end otherwise than in \\n or \\r\\n; neither can be read."
+                f"{name}, between row {row} and {row + data.count(10) - 1}: a value has a line "
+                "break in it, a quote is missing, or lines end otherwise than in \\n or \\r\\n; "
+                "none of these can be read."
             )
         yield Block(table, name, row)
         row += table.num_rows
+        last_line = data[data.rfind(b"\n", 0, -1) + 1 : -1]
+        if b'"' in last_line and not _closed(last_line.decode(errors="replace"), delimiter):
+            raise DataError(f"{name} row {row - 1} has a quote that is not closed.")
+        if not ended and (last := names[-1]) in types:
+            raise DataError(
+                f"{name} row {row - 1}, column {last}: {_written(table[last], -1)} may be cut "
+                "short, since no line break follows; if it is whole, add one."
+            )
     if row == 2:
         raise DataError(f"{name} has a header but no rows.")
+
+
+def noting(block: Block, on_bad_session: str) -> Block:
+    """The block, keeping its faults if sessions with any are to be dropped."""
+    return dataclasses.replace(block, faults={}) if on_bad_session == "drop" else block
 
 
 def ahead(blocks: Iterator[T]) -> Iterator[T]:
@@ -113,9 +171,8 @@ def check_columns(name: str, present: list[str], wanted: Mapping[str, object]) -
         if column not in present:
             close = difflib.get_close_matches(column, present, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise DataError(
-                f"{name} has no column {column!r}; its columns are {', '.join(present)}.{hint}"
-            )
+            columns = shown(", ".join(present), 400)
+            raise DataError(f"{name} has no column {column!r}; its columns are {columns}.{hint}")
         if present.count(column) > 1:
             raise DataError(f"{name} has {present.count(column)} columns named {column!r}.")
 
@@ -126,19 +183,29 @@ def _header(
     """The column names, those not wanted replaced so that all differ."""
     with reading(name):
         line = file.readline(_LONGEST_LINE)
+    if not line:
+        raise DataError(f"{name} is empty.")
     try:
         text = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise DataError(f"{name} is not UTF-8 text; save it as CSV in UTF-8.") from None
-    if not line:
-        raise DataError(f"{name} is empty.")
-    present = [column.strip() for column in next(csv.reader([text], delimiter=delimiter), [])]
+        text = "\0"
+    if "\0" in text:
+        raise DataError(f"{name} is not UTF-8 text; save it as CSV in UTF-8.")
+    if len(line) == _LONGEST_LINE or "\r" in text:
+        raise DataError(
+            f"{name} has no line break in its first {len(line):,} bytes; lines must end in \\n or "
+            "\\r\\n."
+        )
+    present = [column.strip() for column in _split(text, delimiter) or ()]
     check_columns(name, present, types)
     return [c if c in types else f"\0{number}" for number, c in enumerate(present)]
 
 
-def _whole_lines(file: BinaryIO, name: str, block_bytes: int) -> Iterator[bytes]:
-    """Blocks that end in a line break; blank lines at the end of the file are dropped."""
+def _whole_lines(file: BinaryIO, name: str, block_bytes: int) -> Iterator[tuple[bytes, bool]]:
+    """Blocks that end in a line break, and whether they did so in the file.
+
+    Blank lines at the end of the file are dropped.
+    """
     rest = b""
     while True:
         with reading(name):
@@ -149,14 +216,14 @@ def _whole_lines(file: BinaryIO, name: str, block_bytes: int) -> Iterator[bytes]
             end -= 1
         if not chunk:
             if end:
-                yield data[:end] + b"\n"
+                yield data[:end] + b"\n", end < len(data)
             return
         if end:  # take one line break along; any further ones may be blank lines at the end
             end = data.index(b"\n", end) + 1
-            yield data[:end]
+            yield data[:end], True
         rest = data[end:]
         if len(rest) > block_bytes + _LONGEST_LINE:
-            raise DataError(f"{name} has a line of over {block_bytes >> 20} MB: not a CSV file.")
+            raise DataError(f"{name} has a line of over {len(rest) >> 20} MB: not a CSV file.")
 
 
 def _explained(
@@ -164,16 +231,44 @@ def _explained(
 ) -> DataError:
     """Finds the row that pyarrow stumbled over, which its own message does not give."""
     row = first_row
-    for row, line in enumerate(data[:-1].split(b"\n"), start=first_row):
+    for row, line in enumerate(io.BytesIO(data), start=first_row):
         try:
-            text = line.decode().rstrip("\r")
+            text = line.decode().rstrip("\r\n")
         except UnicodeDecodeError:
             return DataError(f"{name} row {row} is not UTF-8 text; save the file as UTF-8.")
-        columns = len(next(csv.reader([text], delimiter=delimiter), []))
-        if columns != width:
+        if len(line) > _LONGEST_LINE:
+            return DataError(f"{name} row {row} has over 1 MB; is a quote missing?")
+        columns = _split(text, delimiter)
+        if columns is not None and len(columns) != width:
             return DataError(
-                f"{name} row {row} has {columns} columns where the header has {width}: "
+                f"{name} row {row} has {len(columns)} columns where the header has {width}: "
                 f"{text[:60]!r}; correct or remove the row."
             )
-    reason = str(error).splitlines()[0]
+    reason = shown(str(error).splitlines()[0], 200)
     return DataError(f"{name}, between row {first_row} and {row}: {reason}")
+
+
+def _split(line: str, delimiter: str) -> list[str] | None:
+    """The values in a line, or None if one of them is too long for `csv`."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return None
+
+
+def _closed(line: str, delimiter: str) -> bool:
+    """Whether no quote is open where the line ends, which pyarrow does not mind in the last one."""
+    try:
+        next(csv.reader([line], delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        return "end of data" not in str(error)
+    return True
+
+
+def _written(column: pa.ChunkedArray, row: int) -> str:
+    """A value for messages: as Python writes it, and not too long."""
+    value = column[row]
+    try:
+        return shown(repr(value.as_py()), 60)
+    except (ValueError, OverflowError):  # a time that Python's own cannot hold
+        return f"{value.cast(pa.int64())} ({value.type})"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from skipjax.data.split import LeaveOneOut
-from skipjax.errors import ConfigError
+from skipjax.errors import ConfigError, DataError
 from skipjax.ids import FIRST_TRACK_ID
 
 
@@ -23,11 +23,17 @@ class Candidates:
           keep_bytes: how much memory to spend.
 
         Raises:
-          ConfigError: some session has fewer than `num` tracks outside it.
+          ConfigError: some session may have fewer than `num` tracks outside it.
+          DataError: some session may have none.
         """
         self._split, self._num, self._seed = split, num, seed
         num_tracks = split.num_ids - FIRST_TRACK_ID
         longest = int(split.lengths.max())
+        if num_tracks <= longest:
+            raise DataError(
+                f"there are {num_tracks} tracks and sessions of up to {longest}, so no others to "
+                "rank a target among; use more data."
+            )
         if not 1 <= num <= num_tracks - longest:
             raise ConfigError(
                 f"config.eval.num_candidates is {num}; with {num_tracks} tracks and sessions of up "

@@ -14,6 +14,9 @@ import pyarrow.compute as pc
 
 from skipjax.data import layout
 from skipjax.data.inputs import Progress
+from skipjax.errors import DataError
+
+_MOST_TEXTS = 2**31 - 3  # int32, and a track's id is two more than its place: see skipjax/ids.py
 
 
 class EventColumns:
@@ -124,9 +127,18 @@ class _Vocabulary:
         self._used = np.zeros(0, bool)
 
     def encode(self, texts: pa.DictionaryArray) -> np.ndarray:
-        """[rows] int32."""
+        """[rows] int32.
+
+        Raises:
+          DataError: there are more different texts than that can tell apart.
+        """
         new = map(self._codes.__getitem__, texts.dictionary.to_pylist())
-        return np.fromiter(new, np.int32, len(texts.dictionary))[texts.indices.to_numpy()]
+        codes = np.fromiter(new, np.int64, len(texts.dictionary))
+        if len(self._codes) > _MOST_TEXTS:
+            raise DataError(
+                f"a column has more than {_MOST_TEXTS:,} different values, too many for 32-bit ids."
+            )
+        return codes.astype(np.int32)[texts.indices.to_numpy()]
 
     def mark(self, codes: np.ndarray) -> None:
         """Notes that these codes are wanted; to be called once all texts have been encoded."""

@@ -1,8 +1,11 @@
-"""Strict columns: each value is what its column promises, or an error names its row."""
+"""Strict columns: each value is what its column promises, or its row is refused.
+
+What is refused is an error, or noted as a fault of its row: see `Block.refuse`.
+"""
 
 import datetime
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,16 +13,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skipjax.data.blocks import Block
+from skipjax.errors import DataError
 
 # What other tools write for "no value": an id like this would join strangers into one session.
 _NULL_LIKE = pa.array(["", "nan", "null", "none", "na", "n/a", "<na>", "\\n"])
+_LONGEST_ID = 1000  # bytes; a longer one is a quote that is not closed, or no id at all
+_LONGEST_TIME = 100
 _DIGITS = re.compile("[0-9]{1,18}")
 _DATE = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _DAY_FIRST = re.compile("([0-9]{2})/([0-9]{2})/([0-9]{4})")
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
 
 _INTEGER_TIME = r"^-?[0-9]{1,19}(\.0+)?$"
-_CLOCK_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?)?"
+# Years that fit into 64 bits of nanoseconds; of others pyarrow may make anything.
+_DAY = "(1[789]|2[01])[0-9]{2}-[0-9]{2}-[0-9]{2}"
+_CLOCK_TIME = rf"^{_DAY}([T ][0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,9}})?)?)?"
 _ZONE = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
 _TIME_FORMS = {
     "an integer": (_INTEGER_TIME, pa.int64()),
@@ -31,8 +39,8 @@ _TIME_FORMS = {
 def ids(block: Block, column: str) -> pa.DictionaryArray:
     """A column of ids as dictionary-encoded text, exactly as written (`007` stays `007`).
 
-    Raises:
-      DataError: an id is empty, stands for "no value" or has a NUL in it.
+    Refused are ids that are empty or too long, stand for "no value" or have a NUL in them; where
+    their rows are only noted, they become ''.
     """
     encoded = encode(block, column)
     values = encoded.dictionary
@@ -40,8 +48,12 @@ def ids(block: Block, column: str) -> pa.DictionaryArray:
         pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(values)), _NULL_LIKE),
         pc.match_substring(values, "\0"),
     )
-    _refuse(block, column, encoded, np.flatnonzero(bad), "an id")
-    return encoded
+    bad = pc.or_(bad, pc.greater(pc.binary_length(values), _LONGEST_ID))
+    codes = np.flatnonzero(bad)
+    if not codes.size:
+        return encoded
+    block.refuse(_rows_with(encoded, codes), column, "an id")
+    return pa.DictionaryArray.from_arrays(encoded.indices, pc.if_else(bad, "", values))
 
 
 def parse(
@@ -54,22 +66,21 @@ def parse(
     """Converts a column of few different texts, looking at each of them once.
 
     Args:
-      block: the rows.
+      block: the rows; those whose text is not acceptable are refused.
       column: its name.
       convert: text to value, or to None if it is not acceptable.
       expected: what it should be, for the message: `'x' is not {expected}`.
       dtype: of the result.
 
     Returns:
-      [rows] values.
-
-    Raises:
-      DataError: `convert` returned None; names the first such row.
+      [rows] values, 0 in rows that are refused.
     """
     encoded = encode(block, column)
     values = [convert(text) for text in encoded.dictionary.to_pylist()]
     bad = [code for code, value in enumerate(values) if value is None]
-    _refuse(block, column, encoded, bad, expected)
+    if bad:
+        block.refuse(_rows_with(encoded, bad), column, expected)
+        values = [0 if value is None else value for value in values]
     return np.array(values, dtype)[encoded.indices.to_numpy()]
 
 
@@ -99,7 +110,7 @@ def flags(block: Block, column: str, true: str = "true", false: str = "false") -
     return parse(block, column, lambda text: known.get(text.lower()), expected, np.bool_)
 
 
-def dates(block: Block, column: str) -> np.ndarray:
+def dates(block: Block, column: str, first_year: int) -> np.ndarray:
     """`parse` of YYYY-MM-DD or DD/MM/YYYY. [rows] int32, days since 1970-01-01."""
 
     def convert(text: str) -> int | None:
@@ -110,56 +121,67 @@ def dates(block: Block, column: str) -> np.ndarray:
         else:
             return None
         try:
-            return datetime.date(int(year), int(month), int(day)).toordinal() - _EPOCH
+            date = datetime.date(int(year), int(month), int(day))
         except ValueError:
             return None
+        return date.toordinal() - _EPOCH if date.year >= first_year else None
 
-    return parse(block, column, convert, "a date YYYY-MM-DD or DD/MM/YYYY", np.int32)
+    expected = f"a date YYYY-MM-DD or DD/MM/YYYY from {first_year} on"
+    return parse(block, column, convert, expected, np.int32)
 
 
 def context(block: Block, column: str) -> pa.Array:
     """A column to keep as it is: text, whole numbers (as int64), booleans or dates.
 
+    Refused are missing values, and numbers that do not fit.
+
     Raises:
-      DataError: a value is missing, or of another type.
+      DataError: the column is of another type.
     """
     array = block.table[column].combine_chunks()
     kind = array.type
-    if array.null_count:
-        raise block.error(int(np.argmax(array.is_null())), column, None, "a value")
-    if pa.types.is_boolean(kind) or pa.types.is_date32(kind):
-        return array
     if pa.types.is_integer(kind):
-        try:
-            return array.cast(pa.int64())
-        except pa.ArrowInvalid:
-            index = _first_failure(array, pa.int64())
-            raise block.error(index, column, array[index].as_py(), "a 64-bit integer") from None
-    return encode(block, column)
+        return pa.array(_cast(block, column, array, pa.int64(), "a 64-bit integer"))
+    if not (pa.types.is_boolean(kind) or pa.types.is_date32(kind)):
+        return encode(block, column)
+    if array.null_count:
+        block.refuse(np.flatnonzero(array.is_null()), column, "a value")
+        array = array.fill_null(pa.scalar(0, pa.int32()).cast(kind))
+    return array
 
 
 def time_form(block: Block, column: str) -> str:
-    """How the first time of a block is written: a key of the forms that `times` reads.
+    """How the times of a block are written: a key of the forms that `times` reads.
+
+    Rows of text are refused until one is written in such a form; '' if none is.
 
     Raises:
-      DataError: it is written in none of them.
+      DataError: the column is of a type that holds no times.
     """
-    column_type = block.table[column].type
-    if pa.types.is_integer(column_type) or pa.types.is_floating(column_type):
+    values = block.table[column]
+    kind = _value_type(values.type)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return "an integer"
-    if pa.types.is_timestamp(column_type):
-        return f"a date and time {'with' if column_type.tz else 'without'} a zone"
-    if pa.types.is_date(column_type):
+    if pa.types.is_timestamp(kind):
+        return f"a date and time {'with' if kind.tz else 'without'} a zone"
+    if pa.types.is_date(kind):
         return "a date and time without a zone"
-    first = block.table[column][0].as_py()
-    for form, (pattern, _) in _TIME_FORMS.items():
-        if isinstance(first, str) and re.match(pattern, first):
-            return form
-    raise block.error(0, column, first, "an integer or a date and time (ISO 8601)")
+    if not _is_text(kind):
+        raise _wrong_type(block, column, "an integer or a date and time")
+    for row in range(len(values)):
+        text = values[row].as_py()
+        for form, (pattern, _) in _TIME_FORMS.items():
+            if text is not None and re.match(pattern, text):
+                return form
+        block.refuse([row], column, "an integer or a date and time (ISO 8601)")
+    return ""
 
 
 def times(block: Block, column: str, form: str) -> np.ndarray:
     """A column to order by, exactly: no value passes through a float.
+
+    Refused are values of another form, those with a fraction, and those that do not fit into 64
+    bits.
 
     Args:
       block: the rows.
@@ -167,76 +189,111 @@ def times(block: Block, column: str, form: str) -> np.ndarray:
       form: as returned by `time_form`; one for all blocks, so that they can be compared.
 
     Returns:
-      [rows] int64: the numbers as they are, dates and times as nanoseconds since 1970 (UTC).
+      [rows] int64: the numbers as they are, dates and times as nanoseconds since 1970 (UTC); 0 in
+      rows that are refused.
 
     Raises:
-      DataError: a value is of another form, has a fraction or does not fit into 64 bits.
+      DataError: the column is of a type of another form.
     """
+    array = block.table[column].combine_chunks()
+    if not form:
+        return np.zeros(len(array), np.int64)
     pattern, target = _TIME_FORMS[form]
     expected = f"{form} like the first one" if form != "an integer" else form
-    array = block.table[column].combine_chunks()
+    if not _is_text(_value_type(array.type)):
+        if time_form(block, column) != form:
+            raise _wrong_type(block, column, expected)
+        return _cast(block, column, array, target, expected)
     if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if array.null_count or time_form(block, column) != form:
-        index = int(np.argmax(array.is_null())) if array.null_count else 0
-        raise block.error(index, column, array[index].as_py(), expected)
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        bad = np.flatnonzero(~np.asarray(pc.match_substring_regex(array, pattern)))
-        if bad.size:
-            raise block.error(bad[0], column, array[int(bad[0])].as_py(), expected)
-        if form == "an integer":
-            array = pc.replace_substring_regex(array, r"\.0+$", "")
-    try:
-        return array.cast(target).cast(pa.int64()).to_numpy()
-    except pa.ArrowInvalid:
-        index = _first_failure(array, target)
-        raise block.error(index, column, array[index].as_py(), expected) from None
+        texts = array.dictionary
+        if (pc.max(pc.binary_length(texts)).as_py() or 0) > _LONGEST_TIME:
+            # Decoded, one long text might not fit into memory.
+            short = [text if len(text) <= _LONGEST_TIME else "" for text in texts.to_pylist()]
+            texts = pa.array(short, texts.type)
+        array = pa.DictionaryArray.from_arrays(array.indices, texts).dictionary_decode()
+    good = pc.match_substring_regex(array, pattern).fill_null(False)
+    bad = np.flatnonzero(~np.asarray(good))
+    if bad.size:
+        block.refuse(bad, column, expected)
+        array = pc.if_else(good, array, None)
+    if form == "an integer":
+        array = pc.replace_substring_regex(array, r"\.0+$", "")
+    return _cast(block, column, array, target, expected)
 
 
 def encode(block: Block, column: str) -> pa.DictionaryArray:
-    """A column as one dictionary-encoded array of text, its dictionary without nulls.
+    """A column as one dictionary-encoded array of text, without nulls.
+
+    Refused are missing values; where their rows are only noted, they become ''.
 
     Raises:
-      DataError: a value is missing, or the column is of a type that is not exact as text.
+      DataError: the column is of a type that is not exact as text.
     """
     array = block.table[column].combine_chunks()
-    if pa.types.is_dictionary(array.type) and array.type.value_type == pa.string():
-        encoded = array
-    else:
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        if not (
-            pa.types.is_string(array.type)
-            or pa.types.is_large_string(array.type)
-            or pa.types.is_integer(array.type)
-            or pa.types.is_boolean(array.type)
-        ):
-            raise block.error(0, column, array[0].as_py(), "text, a whole number or a flag")
-        encoded = array.cast(pa.string()).dictionary_encode()
-    if encoded.null_count:
-        raise block.error(int(np.argmax(encoded.is_null())), column, None, "a value")
-    return encoded
+    kind = _value_type(array.type)
+    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        raise _wrong_type(block, column, "text, whole numbers or flags")
+    if not pa.types.is_dictionary(array.type):
+        array = array.cast(pa.string()).dictionary_encode()
+    texts = array.dictionary.cast(pa.string())
+    indices = array.indices.cast(pa.int32())
+    if array.null_count:
+        block.refuse(np.flatnonzero(array.is_null()), column, "a value")
+        indices = indices.fill_null(len(texts))
+        texts = pa.concat_arrays([texts, pa.array([""])])
+    if len(texts) > len(indices):  # Parquet's may be that of many blocks
+        used = np.zeros(len(texts), bool)
+        used[indices] = True
+        places = np.cumsum(used, dtype=np.int32) - 1
+        texts, indices = texts.filter(pa.array(used)), pa.array(places[indices])
+    return pa.DictionaryArray.from_arrays(indices, texts)
 
 
-def _refuse(
-    block: Block, column: str, encoded: pa.DictionaryArray, bad: np.ndarray | list, expected: str
-) -> None:
-    """Raises for the first row that holds one of the dictionary entries `bad`, if any."""
-    if len(bad):
-        rows = np.flatnonzero(np.isin(encoded.indices.to_numpy(), bad))
-        if rows.size:
-            index = int(rows[0])
-            raise block.error(index, column, encoded[index].as_py(), expected)
+def _cast(
+    block: Block, column: str, array: pa.Array, target: pa.DataType, expected: str
+) -> np.ndarray:
+    """[rows] int64: values cast to `target`, 0 where that fails or there is none; exact."""
+    bad = np.asarray(array.is_null())
+    if pa.types.is_floating(array.type):  # beyond this, different numbers may look the same
+        exact = 1 << {16: 11, 32: 24, 64: 53}[array.type.bit_width]
+        bad |= np.abs(array.to_numpy(zero_copy_only=False)) >= exact
+    block.refuse(np.flatnonzero(bad), column, expected)
+    try:
+        numbers = array.cast(target).cast(pa.int64())
+    except pa.ArrowInvalid:
+        for row in _failures(array, target):
+            block.refuse([row], column, expected)
+            bad[row] = True
+        numbers = pc.if_else(bad, None, array).cast(target).cast(pa.int64())
+    return numbers.fill_null(0).to_numpy()
 
 
-def _first_failure(array: pa.Array, target: pa.DataType) -> int:
-    """Index of the first value that cannot be cast, by halving."""
-    low, high = 0, len(array)  # array[:low] can be cast, array[:high] cannot
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            array[:middle].cast(target).cast(pa.int64())
-            low = middle
-        except pa.ArrowInvalid:
-            high = middle
-    return low
+def _failures(array: pa.Array, target: pa.DataType, start: int = 0) -> Iterator[int]:
+    """Indices of the values that cannot be cast, in order, by halving."""
+    try:
+        array.cast(target).cast(pa.int64())
+    except pa.ArrowInvalid:
+        if len(array) == 1:
+            yield start
+        else:
+            half = len(array) // 2
+            yield from _failures(array[:half], target, start)
+            yield from _failures(array[half:], target, start + half)
+
+
+def _rows_with(encoded: pa.DictionaryArray, codes: np.ndarray | list[int]) -> np.ndarray:
+    """The rows that hold one of these dictionary entries."""
+    return np.flatnonzero(np.isin(encoded.indices.to_numpy(), codes))
+
+
+def _wrong_type(block: Block, column: str, expected: str) -> DataError:
+    kind = _value_type(block.table[column].type)
+    return DataError(f"{block.file}, column {column}, holds {kind}, not {expected}.")
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

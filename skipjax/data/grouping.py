@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skipjax.errors import DataError
+Locate = Callable[[int], tuple[str, int]]  # a row counted over all files: its file, and row there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Pieces:
       made_ids: ids among all pieces that no row had: those of cut sequences.
       short_sessions: pieces left out for being too short.
       short_events: events in them.
+      reached: how many sessions were looked at before there were enough pieces.
     """
 
     ids: pa.Array
@@ -46,6 +47,7 @@ class Pieces:
     made_ids: list[str]
     short_sessions: int
     short_events: int
+    reached: int
 
 
 def group(table: pa.Table) -> Groups:
@@ -65,44 +67,69 @@ def group(table: pa.Table) -> Groups:
     )
 
 
-def check_complete(groups: Groups, locate: Callable[[int], str]) -> None:
-    """Checks that each session has every position from 1 to its declared length once.
+def without(groups: Groups, bad: np.ndarray) -> Groups:
+    """The groups but for those sessions; `bad` is [s] bool."""
+    rows, sizes = np.repeat(~bad, groups.sizes), groups.sizes[~bad]
+    return Groups(
+        table=groups.table.filter(pa.array(rows)),
+        ids=groups.ids.filter(pa.array(~bad)),
+        starts=np.cumsum(sizes) - sizes,
+        sizes=sizes,
+    )
 
-    Args:
-      groups: of a table with `order`, `length` and `row`.
-      locate: gives `FILE row R` for an entry of `row`.
 
-    Raises:
-      DataError: names the first session that has not, what is wrong, and where.
+def any_row(groups: Groups, rows: np.ndarray) -> np.ndarray:
+    """[s] bool, whether any row of each session is among `rows`, [n] bool."""
+    return np.logical_or.reduceat(rows, groups.starts)
+
+
+def incomplete(groups: Groups) -> np.ndarray:
+    """[s] bool, which sessions have not every position from 1 to their declared length once.
+
+    The table must have `order`, `length` and `row`.
     """
     order, length = groups.table["order"].to_numpy(), groups.table["length"].to_numpy()
     expected = np.arange(1, len(order) + 1) - np.repeat(groups.starts, groups.sizes)
-    wrong = (order != expected) | (length != np.repeat(groups.sizes, groups.sizes))
-    if not wrong.any():
-        return
-    number = int(np.searchsorted(groups.starts, np.argmax(wrong), side="right")) - 1
+    return any_row(groups, (order != expected) | (length != np.repeat(groups.sizes, groups.sizes)))
+
+
+def what_is_missing(groups: Groups, number: int, locate: Locate) -> tuple[int, str, str]:
+    """Why session `number` is incomplete.
+
+    Args:
+      groups: as for `incomplete`.
+      number: of the session in them.
+      locate: for entries of `row`.
+
+    Returns:
+      An entry of `row` where it shows, what is wrong, and what may help.
+    """
+
+    def at(place: int) -> str:
+        return "{} row {}".format(*locate(place))
+
     start, size = int(groups.starts[number]), int(groups.sizes[number])
-    session = groups.ids[number].as_py()
-    order, length = order[start : start + size], length[start : start + size]
-    places = groups.table["row"].to_numpy()[start : start + size]
+    order, length, places = (
+        groups.table[name].to_numpy()[start : start + size] for name in ("order", "length", "row")
+    )
     if (length != length[0]).any():
         other = int(np.argmax(length != length[0]))
-        raise DataError(
-            f"session {session} is {length[0]} tracks long in {locate(places[0])}, but "
-            f"{length[other]} in {locate(places[other])}; correct or remove the session."
+        what = (
+            f"is {length[0]} tracks long in {at(places[0])}, but {length[other]} in "
+            f"{at(places[other])}"
         )
+        return places[other], what, "correct or remove the session"
     twice = np.flatnonzero(order[1:] == order[:-1])
     if twice.size:
         i = int(twice[0])
-        raise DataError(
-            f"session {session} has position {order[i]} twice: in {locate(places[i])} and in "
-            f"{locate(places[i + 1])}; was a file given twice?"
-        )
+        what = f"has position {order[i]} twice: in {at(places[i])} and in {at(places[i + 1])}"
+        return places[i + 1], what, "was a file given twice?"
     missing = sorted(set(range(1, int(length[0]) + 1)) - set(order.tolist()))
-    raise DataError(
-        f"session {session} has {size} of its {length[0]} positions; {missing[0]} is missing, "
-        f"and its last row is {locate(places.max())}; is a file cut short, or not given?"
+    what = (
+        f"has {size} of its {length[0]} positions; {missing[0]} is missing, and its last row is "
+        f"{at(places.max())}"
     )
+    return places.max(), what, "is a file cut short, or not given?"
 
 
 def cut(groups: Groups, *, min_length: int, max_length: int, at_most: int | None = None) -> Pieces:
@@ -118,10 +145,11 @@ def cut(groups: Groups, *, min_length: int, max_length: int, at_most: int | None
     source = np.repeat(np.arange(len(counts)), counts)
     number = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
     lengths = np.minimum(groups.sizes[source] - number * max_length, max_length)
-    kept = lengths >= min_length
+    kept, reached = lengths >= min_length, len(counts)
     if at_most is not None and kept.sum() >= at_most:
         end = int(np.flatnonzero(kept)[at_most - 1]) + 1
         source, number, lengths, kept = source[:end], number[:end], lengths[:end], kept[:end]
+        reached = int(source[-1]) + 1
     rows = np.zeros(groups.table.num_rows, bool)
     rows[: lengths.sum()] = np.repeat(kept, lengths)
     ids = groups.ids.take(pa.array(source))
@@ -139,4 +167,5 @@ def cut(groups: Groups, *, min_length: int, max_length: int, at_most: int | None
         made_ids=made_ids,
         short_sessions=int((~kept).sum()),
         short_events=int(lengths[~kept].sum()),
+        reached=reached,
     )

@@ -4,6 +4,7 @@ events.arrow    track int32, level int8: one record batch, so two flat arrays wh
 context.arrow   whatever else is known of each event, in chunks
 sessions.arrow  session_id, length
 tracks.arrow    track_id, sorted; an event's `track` is an index into it
+dropped.csv     bad sessions that were left out, if that was asked for; no part of the content
 """
 
 import mmap
@@ -17,6 +18,9 @@ FORMAT_VERSION = 1
 EVENTS, CONTEXT = "events.arrow", "context.arrow"
 SESSIONS, TRACKS = "sessions.arrow", "tracks.arrow"
 CONTENT = (EVENTS, CONTEXT, SESSIONS, TRACKS)
+DROPPED = "dropped.csv"
+EVENTS_SCHEMA = pa.schema({"track": pa.int32(), "level": pa.int8()})
+TRACKS_SCHEMA = pa.schema({"track_id": pa.large_string()})
 SESSIONS_SCHEMA = pa.schema({"session_id": pa.large_string(), "length": pa.int32()})
 
 CHUNK_ROWS = 1 << 20

@@ -4,6 +4,7 @@ Plain or gzipped CSV, or members of a tar, which are read without being unpacked
 that is used is checked, and so is that each session has all its positions, once.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from skipjax.data import fields
-from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, Block, ahead, read_csv
-from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members
+from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, Block, ahead, noting, read_csv
+from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members, position
 from skipjax.data.sessions import Sessions
 from skipjax.data.writer import SessionsWriter
 
 _LONGEST_SESSION = 1000  # MSSD's is 20
+_FIRST_YEAR = 2006  # Spotify's; MSSD is of 2018
 
 _SUFFIXES = (".csv", ".csv.gz")
 _LEAVE_OUT = ("tf_",)  # track features, which some archives hold next to the logs
@@ -52,6 +54,7 @@ def prepare(
     num_sessions: int = 0,
     min_length: int = 4,
     max_length: int = 20,
+    on_bad_session: str = "error",
     source: str = "mssd",
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -69,13 +72,16 @@ def prepare(
       num_sessions: keep a uniform sample of so many sessions; 0 keeps all.
       min_length: leave out shorter sessions.
       max_length: cut longer ones.
+      on_bad_session: "error", or "drop" to leave out sessions that have a value that is not as
+        published, or not all their positions once; they are counted and listed.
       source: what to call these logs in the sessions' `info`.
       options: kept there too; JSON-able.
       progress: called with bytes done, bytes in all, and what is being done.
       block_bytes: how much to read at a time; changes nothing in the result.
 
     Raises:
-      DataError: a file, row or value that is not as published; nothing is left behind.
+      DataError: a file, row or value that is not as published (with "drop", only what concerns
+        a whole file); nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
     with SessionsWriter(
@@ -85,9 +91,13 @@ def prepare(
         min_length=min_length,
         max_length=max_length,
         num_sessions=num_sessions,
+        on_bad_session=on_bad_session,
         progress=progress,
     ) as writer:
-        for block in read(sources, progress=progress, block_bytes=block_bytes):
+        blocks = read(
+            sources, on_bad_session=on_bad_session, progress=progress, block_bytes=block_bytes
+        )
+        for block in blocks:
             writer.add(block)
     return Sessions.open(out)
 
@@ -98,13 +108,17 @@ def files(sources: Sources) -> list[Path]:
 
 
 def read(
-    sources: Sources, *, progress: Progress | None = None, block_bytes: int = BLOCK_BYTES
+    sources: Sources,
+    *,
+    on_bad_session: str = "error",
+    progress: Progress | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[Block]:
     """Yields the rows of log files, checked, as `SessionsWriter.add` takes them."""
     paths = files(sources)
     total = sum(path.stat().st_size for path in paths)
     for block, done in ahead(_blocks(paths, block_bytes)):
-        yield _parsed(block)
+        yield _parsed(noting(block, on_bad_session))
         if progress:
             progress(done, total, "reading")
 
@@ -115,22 +129,18 @@ def _blocks(paths: list[Path], block_bytes: int) -> Iterator[tuple[Block, int]]:
     for path in paths:
         for name, stream, raw in members(path, _SUFFIXES, leave_out=_LEAVE_OUT):
             for block in read_csv(stream, name, _TYPES, block_bytes=block_bytes):
-                yield block, before + raw.tell()
+                yield block, before + position(raw)
         before += path.stat().st_size
 
 
 def _parsed(block: Block) -> Block:
     lengths = fields.integers(block, "session_length", 1, _LONGEST_SESSION)
     positions = fields.integers(block, "session_position", 1, _LONGEST_SESSION)
-    beyond = np.flatnonzero(positions > lengths)
-    if beyond.size:
-        index = int(beyond[0])
-        raise block.error(
-            index,
-            "session_position",
-            str(positions[index]),
-            f"within the session's length, {lengths[index]}",
-        )
+    block.refuse(
+        np.flatnonzero(positions > lengths),
+        "session_position",
+        lambda row: f"within the session's length, {lengths[row]}",
+    )
     table = {
         "session_id": fields.ids(block, "session_id"),
         "track_id": fields.ids(block, "track_id_clean"),
@@ -141,9 +151,9 @@ def _parsed(block: Block) -> Block:
         "premium": fields.flags(block, "premium"),
         "hour_of_day": fields.integers(block, "hour_of_day", 0, 23, "an hour").astype(np.int8),
         "shuffle": fields.flags(block, _SHUFFLE),
-        "date": pa.array(fields.dates(block, "date"), pa.date32()),
+        "date": pa.array(fields.dates(block, "date", _FIRST_YEAR), pa.date32()),
     }
-    return Block(pa.table(table), block.file, block.first_row)
+    return dataclasses.replace(block, table=pa.table(table))
 
 
 def _levels(block: Block) -> np.ndarray:
@@ -156,7 +166,5 @@ def _levels(block: Block) -> np.ndarray:
         ("skip_3", brief & ~mostly, "true, though skip_2 is"),
         ("not_skipped", mostly & not_skipped, "false, though skip_3 is true"),
     ):
-        if wrong.any():
-            index = int(np.argmax(wrong))
-            raise block.error(index, name, block.table[name][index].as_py(), expected)
+        block.refuse(np.flatnonzero(wrong), name, expected)
     return np.select([briefest, brief, mostly], [1, 2, 3], 0).astype(np.int8)

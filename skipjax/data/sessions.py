@@ -65,12 +65,12 @@ class Sessions:
                 f"manifest says {version}); prepare the data again."
             )
         try:
-            events = _mapped(folder / layout.EVENTS)
-            sessions = _mapped(folder / layout.SESSIONS)
-            tracks = _mapped(folder / layout.TRACKS)
-            context = _mapped(folder / layout.CONTEXT)
+            events, context, sessions, tracks = (_mapped(folder / n) for n in layout.CONTENT)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{folder} cannot be read ({error}); prepare it again.") from error
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{folder} cannot be read ({reason}); prepare it again.") from error
+        if not _consistent(events, context, sessions, tracks):
+            raise DataError(f"{folder} has files that do not fit together; prepare it again.")
         hashes = [manifest["files"][name]["sha256"] for name in layout.CONTENT]
         return cls(
             offsets=np.concatenate([[0], np.cumsum(sessions["length"], dtype=np.int64)]),
@@ -135,7 +135,34 @@ class Sessions:
 
 def _mapped(path: Path) -> pa.Table:
     with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
+        table = pa.ipc.open_file(source).read_all()
+    table.validate(full=True)  # offsets that lead outside would be followed
+    return table
+
+
+def _consistent(events: pa.Table, context: pa.Table, sessions: pa.Table, tracks: pa.Table) -> bool:
+    """Whether all indices and counts agree: manifests can be right about files that are not."""
+    schemas = (events.schema, sessions.schema, tracks.schema)
+    if schemas != (layout.EVENTS_SCHEMA, layout.SESSIONS_SCHEMA, layout.TRACKS_SCHEMA):
+        return False
+    columns = [*events.columns, *context.columns, *sessions.columns, *tracks.columns]
+    if any(column.null_count for column in columns):
+        return False
+    if context.num_columns and context.num_rows != events.num_rows:
+        return False
+    lengths = sessions["length"].to_numpy()
+    return (
+        lengths.min(initial=1) >= 1
+        and lengths.sum(dtype=np.int64) == events.num_rows
+        and _within(events["track"], tracks.num_rows)
+        and _within(events["level"], NUM_LEVELS)
+    )
+
+
+def _within(column: pa.ChunkedArray, end: int) -> bool:
+    """Whether all values are from 0 to `end`, `end` excluded."""
+    numbers = _flat(column).to_numpy()
+    return numbers.min(initial=0) >= 0 and numbers.max(initial=0) < max(end, 1)
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:

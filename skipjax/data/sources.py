@@ -49,12 +49,18 @@ def load(data: Any, *, progress: Progress | None = None) -> Sessions:
                 f"config.data.num_sessions is {data.num_sessions}, but prepared data is taken "
                 "whole; sample it when it is prepared, with --sessions."
             )
+        if data.on_bad_session != "error":
+            raise ConfigError(
+                f"config.data.on_bad_session is {data.on_bad_session!r}, but prepared data is "
+                "taken whole; give --on_bad_session when it is prepared."
+            )
         return Sessions.open(data.path)
 
     options = {
         "num_sessions": data.num_sessions,
         "min_length": data.min_length,
         "max_length": data.max_length,
+        "on_bad_session": data.on_bad_session,
     }
     if data.source == "demo":
         key: dict[str, Any] = {"demo": _demo_options(data), "version": demo.VERSION}

@@ -7,17 +7,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data.sessions import Sessions
+from skipjax.data.sessions import NUM_LEVELS, Sessions
 from skipjax.data.spool import hash_ids
 from skipjax.errors import ConfigError, DataError
 from skipjax.ids import FIRST_TRACK_ID, HELD_OUT
+from skipjax.limits import check_ids
 
 _SHUFFLE_SEED = 0
+_MOST_TRACKS = 2**31 - 1 - FIRST_TRACK_ID
 
 
 @dataclasses.dataclass(frozen=True)
 class LeaveOneOut:
     """Sessions in model ids, with the spans of a leave-one-out split.
+
+    Its ids are checked when it is made, so that none of a batch has to be: a device would clamp
+    those outside the table, or wrap them, and say nothing.
 
     Of a session of n tracks, training sees the first n - 2, ids and skips; validation asks for
     track n - 1 given those; the test asks for track n given all before it.
@@ -33,6 +38,10 @@ class LeaveOneOut:
       train_counts: [V] int64, events in training spans.
       left_out: how many sessions were left out, by reason.
       digest: identity of the data this was made from.
+
+    Raises:
+      DataError: there is no session, one does not lie within the events, or an id that is not in
+        the table, or, in a session, not a track's.
     """
 
     tracks: np.ndarray
@@ -44,6 +53,36 @@ class LeaveOneOut:
     train_counts: np.ndarray
     left_out: dict[str, int]
     digest: str
+
+    def __post_init__(self):
+        events, ends = len(self.tracks), self.starts + self.lengths
+        if (
+            not self.num_sessions
+            or self.starts.min() < 0
+            or self.lengths.min() <= HELD_OUT
+            or ends.max() > events
+        ):
+            raise DataError(
+                f"{self.num_sessions} sessions are not spans of {events} events; give one at "
+                f"least, each with a start and a length of more than {HELD_OUT}."
+            )
+        if len(self.track_ids) != self.num_ids - FIRST_TRACK_ID or len(self.skipped) != events:
+            raise DataError(
+                f"{len(self.track_ids)} track_ids, {self.num_ids} train_counts, {events} tracks "
+                f"and {len(self.skipped)} skipped do not fit together."
+            )
+        check_ids(self.tracks, self.num_ids, "tracks")
+        if self.tracks.dtype != np.int32:
+            raise DataError(f"tracks holds {self.tracks.dtype}; give int32, as devices do.")
+        no_track = self.tracks < FIRST_TRACK_ID
+        if no_track.any():  # as in sessions that were left out, whose events are kept
+            bounds = np.stack([self.starts, ends], axis=1).reshape(-1)
+            inside = np.logical_or.reduceat(np.append(no_track, False), bounds)[::2]
+            if inside.any():
+                raise DataError(
+                    f"session {np.argmax(inside)} has an id below {FIRST_TRACK_ID}, which is no "
+                    "track's."
+                )
 
     @property
     def num_sessions(self) -> int:
@@ -110,7 +149,7 @@ def leave_one_out(
 
     Raises:
       ConfigError: an impossible length or choice, or sessions longer than `max_length`.
-      DataError: nothing is left.
+      DataError: nothing is left, or `sessions` holds a track or level that there is not.
     """
     if min_length < HELD_OUT + 2:
         raise ConfigError(f"config.data.min_length is {min_length}; it must be at least 4.")
@@ -122,6 +161,7 @@ def leave_one_out(
         raise ConfigError(
             f"config.data.labels is {labels!r}; choose one of ('logged', 'shuffled')."
         )
+    _check(sessions)
     lengths = np.diff(sessions.offsets)
     if lengths.size and lengths.max() > max_length:
         raise ConfigError(
@@ -167,3 +207,29 @@ def leave_one_out(
         left_out=left_out,
         digest=sessions.digest,
     )
+
+
+def _check(sessions: Sessions) -> None:
+    """Raises DataError for columns that do not fit together, or an id or level that there is not.
+
+    Those of a prepared folder do, but sessions can be made otherwise.
+    """
+    offsets, events = sessions.offsets, len(sessions.tracks)
+    ends = (offsets[0], offsets[-1]) if len(offsets) else None
+    if (
+        ends != (0, events)
+        or len(offsets) != sessions.num_sessions + 1
+        or len(sessions.levels) != events
+        or (np.diff(offsets) < 0).any()
+    ):
+        raise DataError(
+            f"{len(offsets)} offsets, {sessions.num_sessions} session_ids, {events} tracks and "
+            f"{len(sessions.levels)} levels do not fit together; offsets are those of each session "
+            "and of the end, and rise from 0 to the number of events."
+        )
+    if sessions.num_tracks > _MOST_TRACKS:
+        raise DataError(
+            f"there are {sessions.num_tracks} track_ids; ids are int32, so {_MOST_TRACKS} at most."
+        )
+    check_ids(sessions.tracks, sessions.num_tracks, "tracks")
+    check_ids(sessions.levels, NUM_LEVELS, "levels")

@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from skipjax.errors import DataError
+
 _BITS = 6
 _HASH_BITS = 64
 PARTITION_ROWS = 2_000_000  # about 200 MB while being sorted
+_MOST_ROWS = 10_000_000  # of a session: it has to fit into memory whatever is split
 PENDING_HASHES = 4096  # at least so many are gathered before they are sorted
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4" if pa.Codec.is_available("lz4_frame") else None)
@@ -106,6 +109,9 @@ class Spool:
           bound: rows with a greater hash are dropped.
           done: called with the bytes of each file that has been gone through.
           max_rows: split files with more rows than this.
+
+        Raises:
+          DataError: a session is too large.
         """
         self.close()
         for number in self._numbers():
@@ -119,6 +125,8 @@ class Spool:
                 os.unlink(path)
                 yield from finer.partitions(bound, lambda _: None, max_rows)
             else:
+                if self._rows[number] > _MOST_ROWS:
+                    raise self._too_large(path)
                 with pa.OSFile(str(path)) as file:
                     table = _up_to(pa.ipc.open_stream(file).read_all(), bound)
                 os.unlink(path)
@@ -129,6 +137,14 @@ class Spool:
     def size(self) -> int:
         """Bytes on disk, once closed."""
         return sum(self._path(number).stat().st_size for number in self._numbers())
+
+    def _too_large(self, path: Path) -> DataError:
+        with pa.OSFile(str(path)) as file:
+            name = pa.ipc.open_stream(file).read_next_batch().column("session_id")[0].as_py()
+        return DataError(
+            f"session {name!r} has more than {_MOST_ROWS:,} rows; are ids of sessions in another "
+            "column?"
+        )
 
     def _numbers(self) -> list[int]:
         return [number for number, rows in enumerate(self._rows) if rows]

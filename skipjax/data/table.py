@@ -17,9 +17,10 @@ from skipjax.data.blocks import (
     Block,
     ahead,
     check_columns,
+    noting,
     read_csv,
 )
-from skipjax.data.inputs import Progress, Sources, find, open_stream, reading
+from skipjax.data.inputs import Progress, Sources, find, open_stream, position, reading
 from skipjax.data.sessions import BRIEFLY_LEVEL, NUM_LEVELS, PLAYED_LEVEL, Sessions
 from skipjax.data.writer import SessionsWriter
 from skipjax.errors import ConfigError, DataError
@@ -99,6 +100,7 @@ def prepare(
     num_sessions: int = 0,
     min_length: int = 4,
     max_length: int = 20,
+    on_bad_session: str = "error",
     progress: Progress | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Sessions:
@@ -111,11 +113,14 @@ def prepare(
       num_sessions: keep a uniform sample of so many sessions; 0 keeps all.
       min_length: leave out shorter sessions and remainders.
       max_length: cut longer sequences into sessions of this length, named `id#1`, `id#2`, ...
+      on_bad_session: "error", or "drop" to leave out sessions with a value that cannot be used;
+        they are counted and listed.
       progress: called with bytes done, bytes in all, and what is being done.
       block_bytes: how much to read at a time; changes nothing in the result.
 
     Raises:
-      DataError: a file, row or value that cannot be used; nothing is left behind.
+      DataError: a file, row or value that cannot be used (with "drop", only what concerns a whole
+        file); nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
     with SessionsWriter(
@@ -125,9 +130,17 @@ def prepare(
         min_length=min_length,
         max_length=max_length,
         num_sessions=num_sessions,
+        on_bad_session=on_bad_session,
         progress=progress,
     ) as writer:
-        for block in read(sources, columns, progress=progress, block_bytes=block_bytes):
+        blocks = read(
+            sources,
+            columns,
+            on_bad_session=on_bad_session,
+            progress=progress,
+            block_bytes=block_bytes,
+        )
+        for block in blocks:
             writer.add(block)
     return Sessions.open(out)
 
@@ -141,6 +154,7 @@ def read(
     sources: Sources,
     columns: Columns,
     *,
+    on_bad_session: str = "error",
     progress: Progress | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[Block]:
@@ -149,6 +163,7 @@ def read(
     total = sum(path.stat().st_size for path in paths)
     form = ""
     for block, done in ahead(_blocks(paths, columns, block_bytes)):
+        block = noting(block, on_bad_session)
         form = form or _order_form(block, columns)
         yield _parsed(block, columns, form)
         if progress:
@@ -159,46 +174,59 @@ def _blocks(paths: list[Path], columns: Columns, block_bytes: int) -> Iterator[t
     """Blocks as stored, each with how many bytes of the files have been read."""
     before = 0
     for path in paths:
-        size = path.stat().st_size
-        parquet = path.name.endswith(_PARQUET)
+        parquet = path.name.lower().endswith(_PARQUET)
         blocks = _read_parquet(path, columns) if parquet else _read_csv(path, columns, block_bytes)
-        for block, part in blocks:
-            yield block, before + int(part * size)
-        before += size
+        for block, done in blocks:
+            yield block, before + done
+        before += path.stat().st_size
 
 
-def _read_csv(path: Path, columns: Columns, block_bytes: int) -> Iterator[tuple[Block, float]]:
-    """Blocks of a file, each with the part of it that has been read."""
-    delimiter = "\t" if path.name.endswith(_TABS) else ","
-    size = path.stat().st_size
+def _read_csv(path: Path, columns: Columns, block_bytes: int) -> Iterator[tuple[Block, int]]:
+    """Blocks of a file, each with how many bytes of it have been read."""
+    delimiter = "\t" if path.name.lower().endswith(_TABS) else ","
     with open_stream(path) as (stream, raw):
         for block in read_csv(
             stream, str(path), columns.csv_types, delimiter=delimiter, block_bytes=block_bytes
         ):
-            yield block, raw.tell() / size
+            yield block, position(raw)
 
 
-def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[Block, float]]:
+def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[Block, int]]:
+    """As `_read_csv`. Page checksums, where there are any, are verified."""
     name, wanted = str(path), columns.csv_types
     with reading(name):
-        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+        schema = pq.read_schema(path)
+    check_columns(name, schema.names, wanted)
+    kinds = {column: schema.field(column).type for column in wanted}
+    for column, kind in kinds.items():
+        if pa.types.is_nested(kind):
+            raise DataError(f"{name}, column {column}, holds {kind}, not single values.")
+    with reading(name):
+        file = pq.ParquetFile(
+            path,
+            page_checksum_verification=True,
+            pre_buffer=False,
+            # One long text in all rows then takes no more memory than in one.
+            read_dictionary=[column for column, kind in kinds.items() if kind == pa.string()],
+        )
     with file:
-        check_columns(name, file.schema_arrow.names, wanted)
-        if not file.metadata.num_rows:
+        rows, size = file.metadata.num_rows, path.stat().st_size
+        if not rows:
             raise DataError(f"{name} has no rows.")
         batches = file.iter_batches(_PARQUET_ROWS, columns=list(wanted))
         row = 0
         while True:
             with reading(name):
                 batch = next(batches, None)
-            if batch is None:
-                return
+                if batch is None:
+                    break
+                batch.validate(full=True)  # a damaged page may hold indices that lead nowhere
             if batch.num_rows:
-                yield (
-                    Block(pa.Table.from_batches([batch]), name, row + 1),
-                    (row + batch.num_rows) / file.metadata.num_rows,
-                )
+                done = min(row + batch.num_rows, rows)
+                yield Block(pa.Table.from_batches([batch]), name, row + 1), size * done // rows
             row += batch.num_rows
+        if row != rows:
+            raise DataError(f"{name} has {row} rows where its footer says {rows}: damaged.")
 
 
 def _order_form(block: Block, columns: Columns) -> str:
@@ -220,4 +248,4 @@ def _parsed(block: Block, columns: Columns, form: str) -> Block:
         "level": levels.astype(np.int8),
     }
     table |= {name: fields.context(block, name) for name in columns.context_columns}
-    return Block(pa.table(table), block.file, block.first_row)
+    return dataclasses.replace(block, table=pa.table(table))

@@ -1,6 +1,5 @@
 """How sessions are made: rows in any order in, a prepared folder out, in bounded memory."""
 
-import bisect
 import contextlib
 import os
 import shutil
@@ -11,16 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skipjax.data import layout
-from skipjax.data.blocks import Block
+from skipjax.data import grouping, layout
+from skipjax.data.blocks import Block, Origins
 from skipjax.data.columns import EventColumns, encoded
-from skipjax.data.grouping import check_complete, cut, group
+from skipjax.data.dropped import Dropped, described
+from skipjax.data.grouping import Groups
 from skipjax.data.inputs import Progress
 from skipjax.data.spool import PARTITION_ROWS, Smallest, Spool, hash_ids
 from skipjax.errors import ConfigError, DataError, OutputError
 from skipjax.files import new_folder
 
 _GIVEN = ("session_id", "track_id", "order", "level", "length")  # all else is context
+_MOST_EVENTS = 2**31 - 1  # of a session: lengths are int32
 
 
 class SessionsWriter:
@@ -43,6 +44,7 @@ class SessionsWriter:
         min_length: int = 4,
         max_length: int = 20,
         num_sessions: int = 0,
+        on_bad_session: str = "error",
         progress: Progress | None = None,
         partition_rows: int = PARTITION_ROWS,
     ):
@@ -54,12 +56,20 @@ class SessionsWriter:
           min_length: shorter sessions, and shorter remainders of cut ones, are left out.
           max_length: longer sequences are cut into sessions of this length, named `id#1`, ...
           num_sessions: how many to keep; 0 keeps all.
+          on_bad_session: "error", or "drop" to leave out whole sessions that have a row with a
+            fault, or not all their positions once; they are listed in layout.DROPPED.
           progress: called with bytes done, bytes in all, and what is being done.
           partition_rows: how many rows may be sorted in memory at a time.
 
         Raises:
           ConfigError: lengths or counts that make no sense.
         """
+        if on_bad_session not in ("error", "drop"):
+            raise ConfigError(
+                f"on_bad_session is {on_bad_session!r}; it must be 'error' or 'drop'."
+            )
+        if max_length > _MOST_EVENTS:
+            raise ConfigError(f"max_length ({max_length}) must be at most {_MOST_EVENTS}.")
         if not 1 <= min_length <= max_length:
             raise ConfigError(
                 f"min_length ({min_length}) must be at least 1 and at most max_length "
@@ -70,6 +80,7 @@ class SessionsWriter:
         self._folder = folder
         self._min_length, self._max_length = min_length, max_length
         self._num_sessions = num_sessions
+        self._dropping = on_bad_session == "drop"
         self._progress = progress or (lambda done, total, what: None)
         self._partition_rows = partition_rows
         self._info: dict[str, Any] = {
@@ -79,30 +90,37 @@ class SessionsWriter:
                 "min_length": min_length,
                 "max_length": max_length,
                 "num_sessions": num_sessions,
+                "on_bad_session": on_bad_session,
             },
         }
         self._left_out = {"sessions": 0, "events": 0}
         self._events: EventColumns | None = None  # made when the first block tells of the context
         self._context: pa.Schema | None = None
-        self._bound = Smallest(num_sessions) if num_sessions else None
-        self._origins: list[tuple[int, str, int]] = []  # number of first row, file, row in it
-        self._rows = 0
+        # Which sessions will be dropped is not known before all rows are there.
+        self._bound = Smallest(num_sessions) if num_sessions and not self._dropping else None
+        self._origins = Origins()
         self._named_like_pieces: set[str] = set()
 
     def __enter__(self) -> "SessionsWriter":
-        self._stack = contextlib.ExitStack()
-        self._work = self._stack.enter_context(
-            new_folder(self._folder, format=layout.FORMAT_VERSION, preparation=self._info)
-        )
-        self._temporary = self._work / "temporary"
-        self._temporary.mkdir()
-        self._spool = Spool(self._temporary / "spool")
+        try:
+            with contextlib.ExitStack() as stack:
+                self._work = stack.enter_context(
+                    new_folder(self._folder, format=layout.FORMAT_VERSION, preparation=self._info)
+                )
+                self._temporary = self._work / "temporary"
+                self._temporary.mkdir()
+                self._spool = Spool(self._temporary / "spool")
+                if self._dropping:
+                    self._dropped = Dropped(self._work / layout.DROPPED)
+                    stack.callback(_given_up, self._dropped)
+                stack.callback(_given_up, self._spool)
+                self._stack = stack.pop_all()
+        except OSError as error:
+            raise self._not_written(error) from error
         return self
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is not None:
-            with contextlib.suppress(OSError):  # the disk may be full
-                self._spool.close()
             self._stack.__exit__(*error)
             if isinstance(error[1], OSError):
                 raise self._not_written(error[1]) from error[1]
@@ -125,6 +143,8 @@ class SessionsWriter:
             length: int32, optional: how many events the session has. They must then be in
               `order` 1 to length, each once, and short sessions can be told early;
             anything else: context, of booleans, integers, dates or text, without nulls.
+            Sessions of rows with a fault are dropped; where the fault is that there is no session
+            id, that is ''.
         """
         table = block.table
         names = [name for name in table.column_names if name not in _GIVEN]
@@ -140,16 +160,20 @@ class SessionsWriter:
         sessions = encoded(table["session_id"])
         hashes = hash_ids(sessions.dictionary)
         codes = sessions.indices.to_numpy()
-        rows = np.arange(self._rows, self._rows + len(codes))
-        self._note_origin(block)
+        rows = self._origins.add(block)
+        if self._dropping:
+            table = table.append_column("fault", _as_column(block.faults or {}, len(codes)))
+            told = pc.not_equal(sessions.dictionary, "").to_numpy(zero_copy_only=False)[codes]
+            for row in np.flatnonzero(~told):
+                self._dropped.add_row(self._origins.of(rows[row]), table["fault"][int(row)].as_py())
+            table, codes, rows = _only(told, table, codes, rows)
         self._note_names(sessions.dictionary)
         if self._bound and "length" in table.column_names:
             # Each of these gives at least one session, so those beyond the bound are not needed.
             long = table["length"].to_numpy() >= self._min_length
             self._bound.add(hashes[np.unique(codes[long])])
             kept = hashes[codes] <= self._bound.bound
-            if not kept.all():
-                table, codes, rows = table.filter(pa.array(kept)), codes[kept], rows[kept]
+            table, codes, rows = _only(kept, table, codes, rows)
         if not len(codes):
             return
         columns = {
@@ -159,12 +183,13 @@ class SessionsWriter:
             "order": table["order"],
             **self._events.encode(table),
         }
-        if "length" in table.column_names:
-            columns["length"] = table["length"]
+        for name in ("length", "fault"):
+            if name in table.column_names:
+                columns[name] = table[name]
         self._spool.add(pa.table(columns))
 
     def _finish(self) -> None:
-        if not self._rows:
+        if not self._origins.rows:
             raise DataError("there are no rows to make sessions of.")
         bound = np.uint64(2**64 - 1)
         if self._bound:
@@ -178,12 +203,12 @@ class SessionsWriter:
             layout.evenly(sessions, layout.SESSION_ROWS),
         )
         if not counts["sessions"]:
-            raise DataError(
-                f"no session has {self._min_length} or more events "
-                f"({self._left_out['sessions']} were shorter); lower min_length."
-            )
+            raise self._nothing_left()
         counts["tracks"] = self._events.write(self._work, counts["events"], self._progress)
         self._info |= {"counts": counts, "left_out": self._left_out}
+        if self._dropping:
+            self._info["dropped"] = self._dropped.counts
+            self._dropped.close()
 
     def _sessions(self, bound: np.uint64, counts: dict[str, int]) -> Iterator[pa.Table]:
         """Yields the sessions in order, appending their events and adding to `counts`."""
@@ -199,12 +224,16 @@ class SessionsWriter:
             wanted = self._num_sessions - counts["sessions"] if self._num_sessions else None
             if wanted == 0:
                 continue  # goes on only to delete the files
-            groups = group(table)
-            if "length" in table.column_names:
-                check_complete(groups, self._locate)
-            pieces = cut(
+            everything = grouping.group(table)
+            bad = self._bad(everything)
+            groups = grouping.without(everything, bad) if bad.any() else everything
+            pieces = grouping.cut(
                 groups, min_length=self._min_length, max_length=self._max_length, at_most=wanted
             )
+            if bad.any():
+                if len(pieces.lengths) == wanted:  # what comes later does not count
+                    bad &= np.cumsum(~bad) < pieces.reached
+                self._dropped.add_sessions(everything, bad, self._origins.of)
             self._check_names(pieces.made_ids)
             self._events.append(groups.table, pieces.kept)
             self._left_out["sessions"] += pieces.short_sessions
@@ -213,21 +242,32 @@ class SessionsWriter:
             counts["events"] += int(pieces.lengths.sum())
             yield pa.table([pieces.ids, pieces.lengths], schema=layout.SESSIONS_SCHEMA)
 
+    def _bad(self, groups: Groups) -> np.ndarray:
+        """[s] bool, which sessions are to be dropped; the first is an error if none may be."""
+        bad = np.zeros(len(groups.sizes), bool)
+        if "length" in groups.table.column_names:
+            bad = grouping.incomplete(groups)
+        if self._dropping:
+            return bad | grouping.any_row(groups, groups.table["fault"].is_valid().to_numpy())
+        if bad.any():
+            number = int(np.argmax(bad))
+            _, what, fix = grouping.what_is_missing(groups, number, self._origins.of)
+            raise DataError(f"session {groups.ids[number].as_py()!r} {what}; {fix}")
+        return bad
+
+    def _nothing_left(self) -> DataError:
+        short = f"({self._left_out['sessions']} were shorter)"
+        if not self._dropping or not self._dropped.first:
+            return DataError(
+                f"no session has {self._min_length} or more events {short}; lower min_length."
+            )
+        return DataError(
+            f"no good session has {self._min_length} or more events {short}; dropped were "
+            f"{described(self._dropped.counts)}, first {self._dropped.first}."
+        )
+
     def _not_written(self, error: OSError) -> OutputError:
         return OutputError(f"{self._folder} cannot be written: {error.strerror or error}.")
-
-    def _note_origin(self, block: Block) -> None:
-        self._origins.append((self._rows, block.file, block.first_row))
-        self._rows += block.table.num_rows
-        if len(self._origins) > 1:
-            (start, file, first_row), last = self._origins[-2:]
-            if (file, first_row - start) == (last[1], last[2] - last[0]):  # goes on where it was
-                self._origins.pop()
-
-    def _locate(self, row: int) -> str:
-        index = bisect.bisect_right(self._origins, row, key=lambda origin: origin[0]) - 1
-        start, file, first_row = self._origins[index]
-        return f"{file} row {first_row + row - start}"
 
     def _note_names(self, ids: pa.Array) -> None:
         alike = pc.match_substring_regex(ids, "#[0-9]+$")
@@ -241,6 +281,26 @@ class SessionsWriter:
                     f"to be named {name!r}, but the data has a session of that id already; "
                     "rename it, or raise max_length."
                 )
+
+
+def _given_up(file: Spool | Dropped) -> None:
+    """Closes what is closed already, unless there was an error, of which one is enough."""
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+def _only(kept: np.ndarray, table: pa.Table, *arrays: np.ndarray) -> tuple[Any, ...]:
+    """The rows of a table and of arrays beside it for which `kept` is true."""
+    if kept.all():
+        return table, *arrays
+    return table.filter(pa.array(kept)), *(array[kept] for array in arrays)
+
+
+def _as_column(faults: Mapping[int, str], rows: int) -> pa.Array:
+    """[rows] text, null where there is no fault."""
+    if not faults:
+        return pa.nulls(rows, pa.string())
+    return pa.array(map(faults.get, range(rows)), pa.string(), size=rows)
 
 
 def _described(context: pa.Schema) -> str:

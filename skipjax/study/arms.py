@@ -2,12 +2,12 @@
 
 import copy
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from skipjax.errors import ConfigError
+from skipjax.limits import did_you_mean, fields, wanted
 from skipjax.study.baselines import BASELINES
 
 GROUPS = ("table1", "ablation", "other")
@@ -44,7 +44,8 @@ def arms_of(config: Any) -> list[Arm]:
 
     Raises:
       ConfigError: an entry that is not an arm, a key that occurs twice or names none, an unknown
-        group, or a field that does not exist or that all arms must share.
+        group, or a field that does not exist, that may not have its value or that all arms must
+        share.
     """
     arms = [_arm(entry) for entry in config.study.arms]
     of_key = {arm.key: arm for arm in arms}
@@ -73,6 +74,7 @@ def arms_of(config: Any) -> list[Arm]:
             )
         for field in arm.settings:
             value_of(config, field, f"the arm {arm.key!r} sets")
+            check_value(f"the arm {arm.key!r} sets", field, arm.settings[field])
             if field.startswith(_SHARED) and field not in _NOT_SHARED:
                 raise ConfigError(
                     f"the arm {arm.key!r} sets config.{field}, but arms can only be compared if "
@@ -86,16 +88,24 @@ _SHARED, _NOT_SHARED = ("data.", "eval.", "seed", "name", "study."), ("data.labe
 
 
 def _arm(entry: Mapping[str, Any]) -> Arm:
-    fields = {field.name for field in dataclasses.fields(Arm)} - {"settings"} | {"set"}
+    known = {field.name for field in dataclasses.fields(Arm)} - {"settings"} | {"set"}
     entry = {"set": {}, "tuned_as": dict(entry).get("key"), **entry}
-    if entry.keys() != fields:
-        wrong = sorted(entry.keys() ^ fields)
+    if entry.keys() != known:
+        wrong = sorted(map(str, entry.keys() ^ known))
         raise ConfigError(
             f"config.study.arms has an entry {entry.get('key')!r} with too few or unknown fields "
-            f"({', '.join(wrong)}); give {', '.join(sorted(fields))}."
+            f"({', '.join(wrong)}); give {', '.join(sorted(known))}."
         )
-    settings = dict(_flat(entry.pop("set")))
-    return Arm(settings=settings, **entry)
+    settings = entry.pop("set")
+    if not hasattr(settings, "items"):
+        raise ConfigError(
+            f"the arm {entry['key']!r} has set = {settings!r}; it must be a dict of sections, each "
+            "a dict of fields."
+        )
+    for name, value in entry.items():
+        if not isinstance(value, str) and (name, value) != ("against", None):
+            raise ConfigError(f"the arm {entry['key']!r} has {name} = {value!r}; it must be text.")
+    return Arm(settings=dict(fields(settings)), **entry)
 
 
 def chosen(arms: Sequence[Arm], keys: Sequence[str]) -> list[Arm]:
@@ -110,8 +120,7 @@ def chosen(arms: Sequence[Arm], keys: Sequence[str]) -> list[Arm]:
     while waiting:
         key = waiting.pop()
         if key not in of_key:
-            close = difflib.get_close_matches(key, of_key, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(key, of_key)
             raise ConfigError(f"there is no arm {key!r}; there are {', '.join(of_key)}.{hint}")
         if key not in wanted:
             wanted.add(key)
@@ -119,37 +128,53 @@ def chosen(arms: Sequence[Arm], keys: Sequence[str]) -> list[Arm]:
     return [arm for arm in arms if arm.key in wanted]
 
 
+def checked(config: Any, keys: Sequence[str], check: Callable[[Any], Any]) -> list[Arm]:
+    """The `chosen` arms, after `check` of the config of each.
+
+    So a mistake in the last one does not wait for the others to be trained.
+
+    Raises:
+      ConfigError: as `arms_of`, `chosen` and `check`, with the arm.
+    """
+    arms = chosen(arms_of(config), keys)
+    for arm in arms:
+        try:
+            check(configured(config, arm.key, arm.settings))
+        except ConfigError as error:
+            raise ConfigError(f"the arm {arm.key!r}: {error}") from None
+    return arms
+
+
 def configured(config: Any, name: str, settings: Mapping[str, Any]) -> Any:
-    """The config of one run: the study's, without what concerns the study, with `settings`."""
+    """The config of one run: the study's, without what concerns the study, with `settings`.
+
+    Raises:
+      ConfigError: a value that a field may not have.
+    """
     run = copy.deepcopy(config)
     with run.unlocked():
         del run.study
     run.name = f"{config.name}-{name}"
     for field, value in settings.items():
+        check_value(f"{run.name} sets", field, value)
         *sections, last = field.split(".")
         section = run
         for part in sections:
             section = section[part]
-        try:
-            section[last] = value
-        except TypeError as error:
-            raise ConfigError(f"{run.name}: config.{field} cannot be {value!r}: {error}.") from None
+        section[last] = value
     return run
+
+
+def check_value(who: str, field: str, value: Any) -> None:
+    """Raises a ConfigError that begins with `who`, if the field may not have that value."""
+    if instead := wanted(field, value):
+        raise ConfigError(f"{who} config.{field} to {value!r}; {instead}")
 
 
 def value_of(config: Any, field: str, why: str) -> Any:
     """The value of a dotted field; a ConfigError that begins with `why`, if there is none."""
-    value = config
-    for part in field.split("."):
-        if not hasattr(value, "keys") or part not in value:
-            raise ConfigError(f"{why} config.{field}, which does not exist.")
-        value = value[part]
-    return value
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if hasattr(value, "items"):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    known = dict(fields(config))
+    if field not in known:
+        hint = did_you_mean(field, known, "config.")
+        raise ConfigError(f"{why} config.{field}, which does not exist.{hint}")
+    return known[field]

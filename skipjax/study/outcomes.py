@@ -48,7 +48,7 @@ def outcome_of_runs(
     for workdir in workdirs:
         path = workdir / "sessions.parquet"
         try:
-            table = parquet.read_table(path)
+            table = parquet.read_table(path, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error}); remove {workdir}, and it is run again."

@@ -15,27 +15,30 @@ show for benchmarks in machine learning. Done plainly, both ways err:
   deviations are shrunk by what of them cell noise explains, which the sessions tell precisely. It
   is a floor, too: degrees of freedom are counted as if seeds varied no less than that.
 
-Of nine rules simulated, this one was chosen: hits on 400 sessions whose difficulty the arms share,
-seeds that move an arm by 0 to 4 times what cell noise moves a seed's mean. Two sets of seeds of the
-same arm, which differ in nothing, were found to differ at p < .05 in
+How often this rule errs is simulated by `python -m benchmarks.study_statistics` (4,000 draws of a
+case, so that 5 % has a standard error of .3 %): hits, three in ten, on 400 sessions whose
+difficulty the arms share, seeds that move an arm by 0 to 4 times what cell noise moves a seed's
+mean. Two sets of seeds of the same arm, which differ in nothing, were found to differ at p < .05 in
 
     seeds on each side                            3              5
-    this rule                           0.3 to 4.1 %   1.3 to 4.5 %
-    crossed bootstrap, normal limits    0.3 to 13  %   0.2 to  9  %
-    sessions alone                      5   to 64  %   5   to 64  %
+    this rule                           0.2 to 4.0 %   1.4 to 4.3 %
+    crossed bootstrap, normal limits    0.3 to 15  %   0.3 to  9  %
+    sessions alone                      5   to 63  %   5   to 64  %
 
-(4,000 draws of each case or more), and at p < .0025, as a Holm correction may ask, in at most .2 %;
-heavy-tailed or skewed effects and a bad seed in ten make it rarer. A difference of four standard
-errors is found in 74 % and 92 %, one of six in 97 % and 99 %; at p < .0025 the latter in 24 to 38 %
-and 82 %, so 3 seeds say little once many arms are compared. Where seeds move one arm far more than
-the other the approximation is strained: 5.5 % for 3 seeds against a baseline without one, 5.7 % for
-5 against 3 that move it six times as much, 6.7 % for 3 against 3 where one side is moved by 8 times
-cell noise and the other not at all.
+and at p < .0025, as a Holm correction may ask, by this rule in at most .1 %. A difference of four
+standard errors is found in 73 to 77 % and 90 to 92 %, one of six in 95 to 98 % and 99.9 %; at
+p < .0025 the latter in 22 to 38 % and 80 to 82 %, so 3 seeds say little once many arms are
+compared. Where seeds move one arm far more than the other the approximation is strained: 6.0 % for
+5 seeds against 3 that move it six times as much, 7.1 % for 3 against 3 where one side is moved by 8
+times cell noise and the other not at all, and for 3 against a baseline without a seed 4.4, 5.2 and
+6.9 % where they move the arm by 1, 2 and 4 times. The small p are strained more: p < .0025 is found
+in 1.5 % in the last case, in 1.1 % with the 8 times.
 
 Seeds are not paired by number, though runs of one seed share batch order and candidates. Pairing
-halves the degrees of freedom, so that with 3 seeds 59 % are found and not 77 %, and would pay only
-if seeds of the same number moved together much. If they do, not pairing errs on the safe side: with
-a correlation of .8 between 5 pairs it finds what is not there in .5 %.
+halves the degrees of freedom: of the differences of four standard errors it finds 31 to 59 % with 3
+seeds, 80 to 85 % with 5. It would pay only if seeds of the same number moved together much: with a
+correlation of .8, at twice cell noise, it finds 49 and 84 %, and not pairing 41 and 57 %. If they
+do, not pairing errs on the safe side, and finds what is not there in .4 and .5 %.
 
 References:
   Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), arXiv 0712.1111.

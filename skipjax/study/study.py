@@ -15,10 +15,11 @@ from skipjax.data import sources
 from skipjax.data.candidates import Candidates
 from skipjax.data.split import split_as
 from skipjax.environment import environment
-from skipjax.errors import CheckpointError, ConfigError, DataError
+from skipjax.errors import CheckpointError, DataError
 from skipjax.ids import FIRST_TRACK_ID
+from skipjax.limits import check_data_limits
 from skipjax.study import baselines, summary
-from skipjax.study.arms import Arm, arms_of, chosen, configured
+from skipjax.study.arms import Arm, checked, configured
 from skipjax.study.baseline_ranks import rank
 from skipjax.study.markdown import table1
 from skipjax.study.measures import Outcome
@@ -70,28 +71,15 @@ def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict
     Raises:
       SkipjaxError: what a run of `train_and_evaluate` raises, or an impossible study.
     """
-    arms = chosen(arms_of(config), plan.keys)
-    grids(config, arms)
-    for name, value in (("--seeds", plan.seeds), ("config.study.other_seeds", _others(config))):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; it must be at least 1.")
     config.eval.keep_top = max(config.eval.keep_top, _TOP)
     config.eval.metrics = tuple(
         dict.fromkeys([*map(metrics.canonical, config.eval.metrics), *_METRICS])
     )
-    for arm in arms:  # a mistake in the last one must not wait for the others
-        try:
-            check_config(configured(config, arm.key, arm.settings))
-        except ConfigError as error:
-            raise ConfigError(f"the arm {arm.key!r}: {error}") from None
+    arms = checked(config, plan.keys, check_config)
+    grids(config, arms)
     sessions = sources.load(config.data, progress=progress)
     split = split_as(config.data, sessions)
-    num_tracks = split.num_ids - FIRST_TRACK_ID
-    if num_tracks < config.eval.keep_top:
-        raise ConfigError(
-            f"the {config.eval.keep_top} best tracks of each session are compared, but there are "
-            f"only {num_tracks}; use more data, or lower config.eval.keep_top to {_TOP}."
-        )
+    checked(config, plan.keys, lambda run: check_data_limits(run, split))
     candidates = Candidates(split, config.eval.num_candidates, config.eval.seed)
     files.make_folder(plan.workdir)
     with files.lock(plan.workdir / ".lock"):
@@ -269,7 +257,7 @@ def _begun(config: Any, workdir: Path, digest: str) -> dict[str, Any]:
 
 def _write(workdir: Path, found: dict[str, Any], table: pa.Table) -> None:
     with files.new_file(workdir / "sessions.parquet") as path:
-        parquet.write_table(table, path)
+        parquet.write_table(table, path, write_page_checksum=True)
     files.write_json(workdir / "study.json", found)
     files.write_atomically(workdir / "study.md", table1(found))
     write_report(found, workdir / "report.html")
