@@ -1,5 +1,8 @@
-"""Strictness that catches mistakes, and small sessions to work on."""
+"""Strictness that catches mistakes, small sessions to work on, and a count of injected faults."""
 
+import functools
+import os
+import sys
 import tempfile
 
 import jax
@@ -18,6 +21,77 @@ jax.config.update("jax_disable_most_optimizations", True)
 _compiled = tempfile.TemporaryDirectory(prefix="skipjax-compiled-")
 jax.config.update("jax_compilation_cache_dir", _compiled.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--short", action="store_true", help="of the injected faults, every eighth")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What each promise withstood, as the table that README shows."""
+    rows: dict[str, list[int]] = {}
+    reports = [
+        report for which in ("passed", "failed") for report in terminalreporter.stats.get(which, [])
+    ]
+    for report in sorted(reports, key=lambda report: report.nodeid):
+        for name, value in report.user_properties:
+            if name == "tally":
+                promise, tried, lost = value
+                row = rows.setdefault(promise, [0, 0])
+                row[:] = row[0] + tried, row[1] + lost
+    if rows:
+        terminalreporter.section("injected faults")
+        terminalreporter.line("| promise | faults tried | lost |")
+        terminalreporter.line("|---|---|---|")
+        for promise, (tried, lost) in rows.items():
+            terminalreporter.line(f"| {promise} | {tried:,} | {lost:,} |")
+
+
+@pytest.fixture
+def tally(record_property):
+    """Called with a promise, how many faults were tried against it, and how many broke it."""
+
+    def tally(promise: str, tried: int, lost: int) -> None:
+        record_property("tally", (promise, tried, lost))
+
+    return tally
+
+
+@pytest.fixture(scope="session")
+def short(request):
+    """Whether every eighth fault is enough."""
+    return request.config.getoption("short")
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory):
+    """The library that makes I/O fail (tests/faults/shim.c), or None without a C compiler."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("faults are injected on Linux only")
+    from faults.trials import compile_shim
+
+    return compile_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture(scope="session")
+def trials(shim, tmp_path_factory):
+    """Starts programs with faults."""
+    from faults.trials import Trials
+
+    trials = Trials(tmp_path_factory.mktemp("trials"), shim)
+    yield trials
+    trials.close()
+
+
+@pytest.fixture(scope="session")
+def small_run(trials, tmp_path_factory):
+    """small_run(0) is of a causal encoder, small_run(1) of a bidirectional one."""
+    from faults.runs import SmallRun
+
+    place = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        place = place.parent  # of all workers of this session
+    return functools.cache(lambda i: SmallRun(trials, place / f"small-run-{i}", causal=not i))
 
 
 def make_sessions(listening, track_ids=None, session_ids=None) -> Sessions:
