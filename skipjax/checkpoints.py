@@ -5,7 +5,9 @@ Each step is a folder with a manifest (`skipjax/files.py`) that appears when all
 
 import contextlib
 import copy
+import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from skipjax.errors import CheckpointError, DataError, DivergedError, OutputErro
 
 _FORMAT_VERSION = 1
 _STATE = "state"
+_PARAMS = ".params"  # how names of a state's leaves begin that are parameters
 _NEWEST = 2  # so many are kept besides the best
 
 
@@ -60,6 +63,20 @@ class Checkpoints:
             else:
                 return step
         return None
+
+    @property
+    def best_step(self) -> int | None:
+        """The step that was best as of the newest one; None if there is none.
+
+        Nothing is set aside, so that whoever only reads may ask, whatever else goes on here.
+
+        Raises:
+          CheckpointError: the newest is damaged.
+        """
+        self._join()
+        steps = self._steps()
+        best = self._checked(steps[-1])["best_step"] if steps else -1
+        return best if best >= 0 else None
 
     def save(self, state: Any, progress: dict[str, Any], best_step: int) -> None:
         """Saves `state` under its `step`, in the background.
@@ -133,16 +150,54 @@ class Checkpoints:
         Raises:
           CheckpointError: it is not there, damaged, or of another shape.
         """
-        saved, wanted = self._checked(step)["leaves"], _described(like)
+        self._check_leaves(step, self._checked(step)["leaves"], _described(like))
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        with self._not_restored(step):
+            return self._arrays.restore(self._folder / str(step) / _STATE, like)
+
+    def restore_params(self, step: int, like: Any) -> Any:
+        """The `params` of the state saved at `step`, on the first device; nothing else is read.
+
+        Args:
+          step: of a checkpoint.
+          like: arrays, or shapes and dtypes, that they must have.
+
+        Raises:
+          CheckpointError: it is not there, damaged, or of another shape.
+        """
+        saved = self._checked(step)["leaves"]
+        saved = {leaf: kind for leaf, kind in saved.items() if leaf.startswith(_PARAMS)}
+        wanted = {f"{_PARAMS}{leaf}": kind for leaf, kind in _described(like).items()}
+        self._check_leaves(step, saved, wanted)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        item = {
+            "params": jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
+            )
+        }
+        arrays = ocp.args.PyTreeRestore(
+            item=item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            partial_restore=True,
+        )
+        with (
+            self._not_restored(step),
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+        ):
+            return checkpointer.restore(self._folder / str(step) / _STATE, args=arrays)["params"]
+
+    def _check_leaves(self, step: int, saved: dict[str, str], wanted: dict[str, str]) -> None:
         for leaf in sorted(saved.keys() | wanted.keys()):
             if saved.get(leaf) != wanted.get(leaf):
                 raise CheckpointError(
                     f"{self._folder / str(step)} holds {saved.get(leaf, 'nothing')} as {leaf}, but "
                     f"this run has {wanted.get(leaf, 'nothing')}; choose another --workdir."
                 )
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+
+    @contextlib.contextmanager
+    def _not_restored(self, step):
         try:
-            return self._arrays.restore(self._folder / str(step) / _STATE, like)
+            yield
         except Exception as error:
             raise CheckpointError(
                 f"{self._folder / str(step)} cannot be restored ({_first_line(error)}); remove "
@@ -163,7 +218,8 @@ class Checkpoints:
     def close(self) -> None:
         """Returns when nothing is being written any more. Failures are told by `wait` alone."""
         self._join()
-        self._arrays.close()
+        with contextlib.suppress(Exception):  # orbax would raise once more what `wait` has raised
+            self._arrays.close()
 
     def _join(self) -> None:
         if self._saving is not None:
@@ -212,6 +268,22 @@ class Checkpoints:
                 f"({error.strerror}); remove it to go on from the checkpoint before it."
             ) from error
         return aside
+
+
+def silence_failed_writes() -> None:
+    """From here on, a failed write is told by OutputError alone.
+
+    Threads of orbax and tensorstore would print tracebacks of what follows from it, such as that
+    their event loop is closed. For programs; a library must not change a process that much.
+    """
+    print_traceback = sys.excepthook
+
+    def excepthook(kind, error, traceback):
+        if not (kind is RuntimeError and "Event loop is closed" in str(error)):
+            print_traceback(kind, error, traceback)
+
+    sys.excepthook = excepthook
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 @jax.jit
