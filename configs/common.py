@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     data.num_sessions = 0  # a uniform sample of so many; 0 takes all
     data.min_length = 4  # two tracks to learn from, one to validate, one to test
     data.max_length = 20  # MSSD's longest session
-    data.on_bad_session = "error"  # in logs; "drop" leaves out all of it, and lists it
+    data.on_bad_session = "error"  # or "drop": leaves out and lists sessions with a bad value
     data.skip_levels = (1, 2)  # section 3: played very briefly or briefly
     data.require_skip = False  # the authors' loader keeps only sessions with a skip
     data.labels = "logged"  # or "shuffled" among the events of all training spans, as a control

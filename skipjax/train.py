@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from skipjax import evaluate, files, memory, metrics, signals, step, terminal, writers
 from skipjax.checkpoints import Checkpoints
-from skipjax.data import sources
+from skipjax.data import dropped, sources
 from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
 from skipjax.data.split import LeaveOneOut, split_as
 from skipjax.encoders import Encoder, make_encoder
@@ -276,6 +276,8 @@ def _load(config: Any) -> LeaveOneOut:
         sessions = sources.load(data, progress=progress)
     split = split_as(data, sessions)
     terminal.say(_facts(split, config))
+    if text := dropped.described(sessions.info.get("dropped", {})):
+        terminal.say(f"dropped as bad: {text}")
     return split
 
 

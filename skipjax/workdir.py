@@ -12,6 +12,7 @@ from skipjax.errors import CheckpointError, OutputError
 _MAY_CHANGE = {
     "data.path",  # what lies there must be the same: the data's digest is compared
     "data.cache_dir",
+    "data.on_bad_session",
     "train.num_epochs",
     "train.patience",
     "train.log_every_steps",

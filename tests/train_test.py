@@ -422,3 +422,27 @@ def test_kill_in_a_process_of_its_own(make, tmp_path, cache):
         a, b = (json.loads((tmp_path / n / "results.json").read_text()) for n in "ab")
         assert a == b
         assert lines(tmp_path / "a") == lines(tmp_path / "b")
+
+
+def test_dropped_sessions_are_said(make, tmp_path, capsys):
+    table = tmp_path / "plays.csv"
+    rows = [f"s{s},t{(s * 3 + i) % 40},{i},{i % 2}" for s in range(20) for i in range(6)]
+    rows[8] = "s1,t5,2,maybe"
+    table.write_text("session_id,track_id,i,skipped\n" + "\n".join(rows) + "\n")
+    changes = {
+        "data__source": "table",
+        "data__path": str(table),
+        "data__table__position_column": "i",
+        "data__table__skip_column": "skipped",
+        "eval__num_candidates": 20,
+        "sampling__num_negatives": 10,
+        "train__batch_size": 8,
+        "train__num_epochs": 1,
+    }
+    with pytest.raises(DataError, match=r"plays\.csv row 10, column skipped"):
+        train.train_and_evaluate(make(**changes), tmp_path / "run")
+    results = train.train_and_evaluate(
+        make(data__on_bad_session="drop", **changes), tmp_path / "run"
+    )
+    assert results["sessions"] == 19
+    assert "dropped as bad: 1 session (6 events)" in capsys.readouterr().out

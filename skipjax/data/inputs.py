@@ -86,7 +86,7 @@ def _check_different(paths: Sequence[Path]) -> None:
                 with open(path, "rb") as file:
                     start = hashlib.sha256(file.read(1 << 16)).digest()
                 other = seen.setdefault((stat.st_size, start), path)
-                if filecmp.cmp(path, other, shallow=False):
+                if other is not path and filecmp.cmp(path, other, shallow=False):
                     others.append(other)
         for other in others:
             if other is not path:

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from skipjax import files, metrics
-from skipjax.data import sources
+from skipjax import files, metrics, terminal
+from skipjax.data import dropped, sources
 from skipjax.data.candidates import Candidates
 from skipjax.data.split import split_as
 from skipjax.environment import environment
@@ -78,6 +78,8 @@ def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict
     arms = checked(config, plan.keys, check_config)
     grids(config, arms)
     sessions = sources.load(config.data, progress=progress)
+    if text := dropped.described(sessions.info.get("dropped", {})):
+        terminal.say(f"dropped as bad: {text}")
     split = split_as(config.data, sessions)
     checked(config, plan.keys, lambda run: check_data_limits(run, split))
     candidates = Candidates(split, config.eval.num_candidates, config.eval.seed)
