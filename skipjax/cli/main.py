@@ -12,6 +12,9 @@ from skipjax.errors import SkipjaxError
 # when asked for, so that none waits for what another needs.
 COMMANDS = {
     "prepare": "raw listening logs to a folder of sessions",
+    "recommend": "the next tracks for sessions in a file, by a trained model",
+    "similar": "the tracks nearest to one",
+    "evaluate": "the test of a trained model, again",
     "study": "do skips help: arms, seeds, baselines, statistics, a report",
     "demo": "made-up logs in MSSD's schema, to try things on",
 }

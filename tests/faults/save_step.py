@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import logging
 
-from skipjax.checkpoints import Checkpoints
+from skipjax.checkpoints import Checkpoints, silence_failed_writes
 from skipjax.errors import SkipjaxError
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -14,7 +14,8 @@ from faults.states import make_state
 
 
 def main(folder: str, step: str, best_step: str) -> None:
-    logging.set_verbosity(logging.FATAL)  # as main.py does
+    logging.set_verbosity(logging.FATAL)  # as main.py does, both
+    silence_failed_writes()
     checkpoints = Checkpoints(folder)
     try:
         checkpoints.save(make_state(int(step)), {"history": [0.5]}, int(best_step))

@@ -52,6 +52,11 @@ def read_log(path: Path) -> list[Operation]:
     return operations
 
 
+def one_line(errors: str) -> bool:
+    """Whether a program said what was wrong as it should."""
+    return errors.startswith("skipjax: ") and errors.endswith("\n") and errors.count("\n") == 1
+
+
 def compile_shim(folder: Path) -> Path | None:
     """The shim as a shared library in `folder`; None where there is no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
