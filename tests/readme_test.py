@@ -27,7 +27,7 @@ def blocks(language):
 
 
 def test_the_losses_alone():
-    (code,) = blocks("python")
+    _, code = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 25
     namespace = {}
     exec(code.split("optimizer =")[0], namespace)
@@ -71,6 +71,12 @@ def test_each_command_runs(tmp_path):
     run([*skipjax, "demo", "--out", "training_set", "--sessions=90", "--tracks=200"])
     rows = [f"u{s},t{(s * 7 + i) % 90},{i},{(s + i) % 2}" for s in range(30) for i in range(9)]
     (tmp_path / "plays.csv").write_text("\n".join(["user,track,time,skipped", *rows, ""]))
+    (heard,) = re.findall(r"^cat > heard.csv <<'END'\n(.*?)^END$", README, re.DOTALL | re.MULTILINE)
+    (tmp_path / "heard.csv").write_text(heard)
+    # What the README begins with, shorter: other commands, and the code, use what it leaves.
+    run([sys.executable, "main.py", "--config=configs/sasrec_skip.py", *SMALL["main.py"]])
+    use, _ = blocks("python")
+    run([sys.executable, "-c", use])
     found = list(commands())
     assert len(found) >= 4
     for line in found:

@@ -1,0 +1,83 @@
+"""``python -m skipjax evaluate``: ranks the held-out tracks of a run again."""
+
+import ast
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from skipjax import metrics, terminal
+from skipjax.cli.parsing import Parser
+from skipjax.errors import ConfigError
+from skipjax.limits import check_limits, did_you_mean, fields
+
+_FREE = ("data.path", "data.cache_dir")  # where data lies; that it is the same, is checked
+
+
+def run(arguments: Sequence[str]) -> None:
+    parser = Parser(
+        "evaluate",
+        "--workdir DIR [--config.eval.FIELD=VALUE ...]",
+        "Ranks the test tracks of a run again, among candidates and among all tracks, by its best "
+        "epoch and on its own data. Without changes, that gives its results.json; with "
+        "--config.eval.num_candidates=500, say, how it fares among fewer. Nothing is written. "
+        "--config.data.path and --config.data.cache_dir say where the data lies now.",
+    )
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a run of main.py")
+    changes = [argument for argument in arguments if argument.startswith("--config.")]
+    args = parser.parse_args([a for a in arguments if a not in changes])
+    # Imported here, so that a mistake in a flag answers at once.
+    from absl import logging
+
+    from skipjax import evaluate
+    from skipjax.data import sources
+    from skipjax.data.split import split_as
+    from skipjax.encoders import make_encoder
+    from skipjax.recommend import best_params, read_config
+    from skipjax.workdir import check_same_data
+
+    logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of what is raised anyway
+    workdir = Path(args.workdir)
+    trained, config = read_config(workdir), read_config(workdir)
+    for change in changes:
+        _set(config, change)
+    check_limits(config)
+    names = tuple(map(metrics.canonical, config.eval.metrics))
+    encoder = make_encoder(config.model, config.data.max_length)
+    with terminal.progress_bar() as progress:
+        split = split_as(config.data, sources.load(config.data, progress=progress))
+        evaluator = evaluate.Evaluator(config, encoder, split)
+        params, saved = best_params(trained, workdir, encoder, split.num_ids)
+        check_same_data(saved["data"], split.digest, workdir)
+        ranks = evaluator.ranks(params, "test", full=True, progress=progress)
+    results = evaluate.summarise(ranks, names)
+    popular = evaluate.popularity_ranks(split, "test", evaluator.candidates)
+    results |= evaluate.summarise(popular, names, prefix="baseline/popularity/")
+    label = "synthetic demo sessions" if config.data.source == "demo" else config.data.source
+    title = f"{config.name} on {split.num_sessions:,} {label}, epoch {len(saved['history'])}"
+    terminal.out().print(terminal.results_table(title, results, names))
+
+
+def _set(config: Any, change: str) -> None:
+    """Changes a field as --config.FIELD=VALUE says; whether it may be that, is seen later."""
+    field, equals, text = change.removeprefix("--config.").partition("=")
+    before = dict(fields(config))
+    if field not in before:
+        known = [f"config.{name}" for name in before]
+        raise ConfigError(
+            f"there is no field config.{field}.{did_you_mean(f'config.{field}', known)}"
+        )
+    if not field.startswith("eval.") and field not in _FREE:
+        raise ConfigError(
+            f"config.{field} is what the run was trained with; only config.eval.* can be changed, "
+            "and where the data lies."
+        )
+    if not equals:
+        raise ConfigError(f"{change} has no value; give it as {change}=VALUE.")
+    value: Any = text
+    if not isinstance(before[field], str):
+        with contextlib.suppress(ValueError, SyntaxError):  # it is then not what it must be
+            value = ast.literal_eval(text)
+    section, _, name = field.rpartition(".")
+    with config.ignore_type():
+        config[section][name] = value

@@ -1,0 +1,377 @@
+"""From a run to recommendations: histories of listening to the tracks that fit next."""
+
+import dataclasses
+import json
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+from ml_collections import ConfigDict
+
+from skipjax import ranking
+from skipjax.checkpoints import Checkpoints
+from skipjax.data import batches, recommendations
+from skipjax.data.catalogue import TRACKS, Catalogue, Encoded, encode
+from skipjax.data.histories import Columns, Histories, from_lists, from_table, is_table
+from skipjax.encoders import Encoder, init_params, make_encoder
+from skipjax.errors import CheckpointError, ConfigError, DataError
+from skipjax.ids import FIRST_TRACK_ID, PAD_ID
+from skipjax.limits import check_limits
+from skipjax.workdir import check_same_config
+
+# Sessions in a batch. Few shapes, so that little is compiled; ranking.py pads to _SMALL anyway.
+_SMALL, _LARGE = ranking.SESSIONS, 4 * ranking.SESSIONS
+_SEEN_GROWTH = 4  # from one width of what is left out to the next
+_MOST_LEFT_OUT = 1 << 18  # places for that in a batch
+_EXAMPLES = 3
+
+
+@dataclasses.dataclass
+class Report:
+    """What recommending has met with so far."""
+
+    sessions: int = 0
+    events: int = 0
+    recommendations: int = 0
+    unknown: int = 0  # events of tracks that the model does not know
+    examples: list[str] = dataclasses.field(default_factory=list)  # a few of those tracks
+    fallbacks: int = 0  # sessions without a track that it knows
+    dropped: int = 0
+    dropped_rows: int = 0
+    first_fault: str = ""
+
+    def remarks(self) -> list[str]:
+        """What a user should know, in sentences."""
+        said = []
+        if self.unknown:
+            examples = ", ".join(map(repr, self.examples))
+            said.append(
+                f"{self.unknown:,} of {self.events:,} events are of tracks that the model does "
+                f"not know, such as {examples}: passed over."
+            )
+        if self.fallbacks:
+            said.append(
+                f"{self.fallbacks:,} of {self.sessions:,} sessions have no track that the model "
+                "knows: they get the most played ones, without a score."
+            )
+        if self.dropped or self.dropped_rows:
+            rows = f" and {self.dropped_rows:,} rows of no session" if self.dropped_rows else ""
+            said.append(f"Dropped: {self.dropped:,} sessions{rows}; first {self.first_fault}.")
+        return said
+
+    def add(self, histories: Histories, encoded: Encoded) -> None:
+        self.sessions += len(histories.session_ids)
+        self.events += len(histories.tracks)
+        self.unknown += encoded.unknown
+        new = (name for name in encoded.examples if name not in self.examples)
+        self.examples = [*self.examples, *new][:_EXAMPLES]
+        self.fallbacks += int((encoded.lengths == 0).sum())
+        self.dropped += histories.dropped
+        self.dropped_rows += histories.dropped_rows
+        self.first_fault = self.first_fault or histories.first_fault
+
+
+class Recommender:
+    """Recommends the next tracks for histories, whether or not the model has met them.
+
+    A history longer than the model reads counts with its last tracks: `max_length` for a causal
+    encoder, one less for a bidirectional one, which puts a MASK behind them.
+
+    Attributes:
+      catalogue: the tracks it knows.
+      about: what the model is, in a line.
+      reads_skips: whether skips in a history make a difference to it.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        encoder: Encoder,
+        params: dict[str, Any],
+        catalogue: Catalogue,
+        about: str = "",
+    ):
+        """`load` makes one from a run."""
+        self.config, self.catalogue, self.about = config, catalogue, about
+        self._params = params
+        self.reads_skips = encoder.skip_embedding
+        self._longest = encoder.max_length - (not encoder.causal)
+        precision, chunk_size = config.eval.precision, config.eval.chunk_size
+
+        def hidden(params, tracks, valid, skipped):
+            return ranking.next_hidden(encoder, params, tracks, valid, skipped)
+
+        def best(table, hidden, exclude, k):
+            return ranking.top_k(
+                hidden, table, k, chunk_size=chunk_size, exclude=exclude, precision=precision
+            )
+
+        self._hidden = jax.jit(hidden)
+        self._best = jax.jit(best, static_argnames="k")
+        self._near = jax.jit(_near, static_argnames="k")
+
+    @classmethod
+    def load(cls, workdir: str | os.PathLike) -> "Recommender":
+        """The best epoch of the run in `workdir`; only its parameters are read.
+
+        Raises:
+          CheckpointError: it holds no run, none with a finished epoch, or something is damaged.
+        """
+        workdir = Path(workdir)
+        config = read_config(workdir)
+        encoder = make_encoder(config.model, config.data.max_length)
+        try:
+            catalogue = Catalogue.open(workdir / TRACKS)
+        except DataError as error:
+            raise CheckpointError(f"{error} Choose another --workdir to train again.") from error
+        params, progress = best_params(config, workdir, encoder, catalogue.num_ids)
+        history = progress["history"]
+        about = f"{config.name}, epoch {len(history)} (validation HR@10 {history[-1]:.4f})"
+        return cls(config, encoder, params, catalogue, about)
+
+    def recommend(
+        self,
+        sessions: Any,
+        k: int = 20,
+        exclude_seen: bool = True,
+        *,
+        skipped: Iterable[Iterable[bool]] | None = None,
+        columns: Columns | None = None,
+        on_bad_session: str = "error",
+    ) -> pa.Table:
+        """The `k` tracks that fit best after each session; unknown tracks are passed over.
+
+        A session without any track that the model knows gets the most played ones, with null as
+        score. That, and unknown tracks, are warned of.
+
+        Args:
+          sessions: lists of track ids (text or whole numbers); or a table with a row for each
+            event: Arrow, pandas, Polars, or what else has the Arrow stream interface. The rows of
+            a session may lie anywhere in it.
+          k: how many tracks for each session, if there are as many.
+          exclude_seen: leave out all tracks of the session itself.
+          skipped: with lists, whether each track was skipped; only models with
+            `config.model.skip_embedding` read it.
+          columns: which columns the table has (default: session_id and track_id, rows in order).
+          on_bad_session: "error", or "drop" to leave out sessions with a value that cannot be used.
+
+        Returns:
+          session_id (as given; of lists, the place from 0), track_id (text), score (of the model;
+          comparable within a session only) and rank (from 1), in the order of sessions.
+
+        Raises:
+          ConfigError: k is below 1 or more than there are tracks, or arguments that do not go
+            together.
+          DataError: a value in `sessions` that cannot be used.
+        """
+        if on_bad_session not in ("error", "drop"):
+            raise ConfigError(
+                f"on_bad_session is {on_bad_session!r}; choose one of ('error', 'drop')."
+            )
+        if is_table(sessions):
+            if skipped is not None:
+                raise ConfigError(
+                    "skipped goes with lists; of a table, name the column in columns."
+                )
+            histories: Iterable[Histories] = from_table(
+                sessions,
+                columns or Columns(),
+                skip_levels=self.config.data.skip_levels,
+                on_bad_session=on_bad_session,
+            )
+        else:
+            if columns is not None:
+                raise ConfigError("columns goes with a table, but sessions is none.")
+            histories = [from_lists(sessions, skipped)]
+        report = Report()
+        tables = list(self.tables(histories, k, exclude_seen, report))
+        for remark in report.remarks():
+            warnings.warn(remark, stacklevel=2)
+        return pa.concat_tables(tables)
+
+    def tables(
+        self, histories: Iterable[Histories], k: int, exclude_seen: bool, report: Report
+    ) -> Iterator[pa.Table]:
+        """`recommend`, one table for each of many histories; `report` grows meanwhile.
+
+        The device works on the next ones while the caller has a table.
+        """
+        if not 1 <= k <= len(self.catalogue):
+            raise ConfigError(
+                f"k is {k}; it must be from 1 to {len(self.catalogue)}, the number of tracks that "
+                "the model knows."
+            )
+        waiting: deque[Callable[[], pa.Table]] = deque()
+        for some in histories:
+            encoded = encode(some, self.catalogue, self._longest)
+            report.add(some, encoded)
+            waiting.append(self._begun(some, encoded, k, exclude_seen))
+            if len(waiting) > 1:
+                table = waiting.popleft()()
+                report.recommendations += len(table)
+                yield table
+        for finish in waiting:
+            table = finish()
+            report.recommendations += len(table)
+            yield table
+        if report.first_fault and not report.sessions:
+            raise DataError(f"no session is left: {report.first_fault}.")
+
+    def similar(self, track_id: str, k: int = 10) -> pa.Table:
+        """The `k` tracks whose embeddings have the largest cosine with that of `track_id`.
+
+        Returns:
+          track_id, cosine and rank (from 1).
+
+        Raises:
+          ConfigError: k is below 1 or more than there are other tracks.
+          DataError: an unknown track.
+        """
+        others = len(self.catalogue) - 1
+        if not 1 <= k <= others:
+            raise ConfigError(
+                f"k is {k}; it must be from 1 to {others}, the number of other tracks."
+            )
+        (number,) = self.catalogue.ids_of(pa.array([str(track_id)])).tolist()
+        if number == PAD_ID:
+            like = ", ".join(map(repr, self.catalogue.like(str(track_id))))
+            hint = f" Do you mean {like}?" if like else ""
+            raise DataError(f"the model knows no track {str(track_id)!r}.{hint}")
+        cosines, ids = jax.device_get(self._near(self._params["table"], number, k=k))
+        return pa.table(
+            {
+                "track_id": self.catalogue.names_of(ids),
+                "cosine": pa.array(cosines),
+                "rank": pa.array(np.arange(1, k + 1, dtype=np.int32)),
+            }
+        )
+
+    def _begun(
+        self, histories: Histories, encoded: Encoded, k: int, exclude_seen: bool
+    ) -> Callable[[], pa.Table]:
+        """Gives the device its work; returns what waits for it."""
+        size = len(encoded.lengths)
+        begun = [
+            (rows, self._scored(encoded, rows, shape, k, width))
+            for rows, shape, width in self._batches(encoded, exclude_seen)
+        ]
+
+        def finish() -> pa.Table:
+            # By falling plays, as ids are: what is left so has no track that is known.
+            ids = np.tile(np.arange(FIRST_TRACK_ID, FIRST_TRACK_ID + k, dtype=np.int32), (size, 1))
+            scores = np.full((size, k), np.nan, np.float32)
+            for rows, (found_scores, found_ids) in begun:
+                scores[rows] = np.asarray(found_scores)[: len(rows)]
+                ids[rows] = np.asarray(found_ids)[: len(rows)]
+            return recommendations.table_of(histories.session_ids, scores, ids, self.catalogue)
+
+        return finish
+
+    def _batches(
+        self, encoded: Encoded, exclude_seen: bool
+    ) -> Iterator[tuple[np.ndarray, tuple[int, int], int]]:
+        """Sessions to work on together, the shape of their batch, and how many tracks to leave out.
+
+        Which length a session is padded to depends on nothing but its own, as scores do in their
+        last bits; up to that of a test, it is the test's.
+        """
+        whole = self.config.data.max_length
+        lengths = np.where(encoded.lengths < whole, whole - 1, whole)
+        widths = np.zeros_like(lengths)
+        if exclude_seen:
+            seen = np.diff(encoded.seen_offsets)
+            widths[:] = whole
+            while (short := widths < seen).any():
+                widths[short] *= _SEEN_GROWTH
+        some = encoded.lengths > 0
+        for length, width in np.unique(np.stack([lengths, widths])[:, some], axis=1).T.tolist():
+            rows = np.flatnonzero(some & (lengths == length) & (widths == width))
+            while len(rows):
+                size = _LARGE if len(rows) > _LARGE // 2 else _SMALL
+                size = max(1, min(size, _MOST_LEFT_OUT // max(width, 1)))
+                yield rows[:size], (size, length), width
+                rows = rows[size:]
+
+    def _scored(
+        self, encoded: Encoded, rows: np.ndarray, shape: tuple[int, int], k: int, width: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Scores and ids of the best `k` for each session, [B, k]."""
+        reads_skips = self.reads_skips and encoded.skips_known
+        batch = batches.spans(encoded, rows, encoded.lengths[rows], shape)
+        hidden = self._hidden(
+            self._params, batch["tracks"], batch["valid"], batch["skipped"] if reads_skips else None
+        )
+        exclude = _seen(encoded, rows, (shape[0], width)) if width else None
+        return self._best(self._params["table"], hidden, exclude, k=k)
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The `config.json` of a run.
+
+    Raises:
+      CheckpointError: it is not there, or cannot be used.
+    """
+    path = workdir / "config.json"
+    try:
+        config = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+        check_limits(config)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: {error.strerror}; give the --workdir of a run of main.py."
+        ) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be used ({error}); choose another --workdir."
+        ) from error
+    return config
+
+
+def best_params(
+    config: Any, workdir: Path, encoder: Encoder, num_ids: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters of a run's best epoch, and the progress saved with it.
+
+    Raises:
+      CheckpointError: there is none, it is damaged, or of another config or number of tracks.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    try:
+        step = checkpoints.best_step
+        if step is None:
+            raise CheckpointError(f"{workdir} has no finished epoch yet; train it with main.py.")
+        progress = checkpoints.progress(step)
+        check_same_config(progress["config"], config, workdir)
+        like = jax.eval_shape(
+            lambda key: init_params(key, encoder, num_ids, config.model.width), jax.random.key(0)
+        )
+        return checkpoints.restore_params(step, like), progress
+    finally:
+        checkpoints.close()
+
+
+def _seen(encoded: Encoded, rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The different tracks of each session in `rows`, padded to `shape` [B, E]."""
+    starts, ends = encoded.seen_offsets[rows], encoded.seen_offsets[rows + 1]
+    columns = np.arange(shape[1])
+    seen = np.full(shape, PAD_ID, np.int32)
+    there = columns[None, :] < (ends - starts)[:, None]
+    seen[: len(rows)][there] = encoded.seen[(starts[:, None] + columns[None, :])[there]]
+    return seen
+
+
+def _near(table: jax.Array, number: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Cosines and ids of the k tracks nearest to one; a row of zeros has cosine 0 with all."""
+    row = table[number]
+    products = jnp.matmul(table, row, precision=jax.lax.Precision.HIGHEST)
+    norms = jnp.linalg.norm(table, axis=1) * jnp.linalg.norm(row)
+    cosines = jnp.where(norms > 0, products / jnp.where(norms > 0, norms, 1), 0)
+    ids = jnp.arange(len(table))
+    left_out = (ids < FIRST_TRACK_ID) | (ids == number)
+    return jax.lax.top_k(jnp.where(left_out, -jnp.inf, cosines), k)
