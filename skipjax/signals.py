@@ -41,7 +41,8 @@ def noted() -> Iterator[Callable[[], int]]:
     before = {}
     if threading.current_thread() is threading.main_thread():
         for which in (signal.SIGTERM, signal.SIGINT):
-            before[which] = signal.signal(which, note)
+            if signal.getsignal(which) != signal.SIG_IGN:  # as shells do for what runs behind them
+                before[which] = signal.signal(which, note)
     try:
         yield lambda: number
     finally:

@@ -8,6 +8,24 @@ import pytest
 from skipjax import signals
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Also where Ctrl-C is ignored, as shells have it for what runs behind them."""
+    before = handlers()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with signals.noted() as noted:
+        signal.raise_signal(signal.SIGINT)
+        assert noted() == 0
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
 def handlers():
     return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 

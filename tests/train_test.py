@@ -238,7 +238,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_step(make, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("stop", [2, 3, 6])  # inside an epoch, at its end, at the end of all
-def test_a_signal_ends_the_run_after_its_step(make, tmp_path, monkeypatch, number, stop):
+def test_a_signal_ends_the_run_after_its_step(make, tmp_path, monkeypatch, number, stop, request):
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, interrupt))
     config = make(train__log_every_steps=3)
     expected = train.train_and_evaluate(config, tmp_path / "straight")
     make_train_step = step.make_train_step
