@@ -75,7 +75,13 @@ class Checkpoints:
         """
         self._join()
         steps = self._steps()
-        best = self._checked(steps[-1])["best_step"] if steps else -1
+        try:
+            best = self._manifest(steps[-1])["best_step"] if steps else -1
+        except DataError as error:
+            raise CheckpointError(
+                f"{error} Run main.py in this --workdir once more: it sets that aside and goes on "
+                "from the checkpoint before it."
+            ) from error
         return best if best >= 0 else None
 
     def save(self, state: Any, progress: dict[str, Any], best_step: int) -> None:

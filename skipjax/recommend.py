@@ -203,7 +203,7 @@ class Recommender:
 
         The device works on the next ones while the caller has a table.
         """
-        if not 1 <= k <= len(self.catalogue):
+        if not isinstance(k, int | np.integer) or not 1 <= k <= len(self.catalogue):
             raise ConfigError(
                 f"k is {k}; it must be from 1 to {len(self.catalogue)}, the number of tracks that "
                 "the model knows."

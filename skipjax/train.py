@@ -19,7 +19,7 @@ from skipjax.data import dropped, sources
 from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
 from skipjax.data.split import LeaveOneOut, split_as
 from skipjax.encoders import Encoder, make_encoder
-from skipjax.errors import DivergedError, Interrupted
+from skipjax.errors import DivergedError, Interrupted, OutputError
 from skipjax.ids import FIRST_TRACK_ID
 from skipjax.limits import check_data_limits, check_limits
 from skipjax.workdir import (
@@ -61,6 +61,8 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
     """
     encoder = check_config(config)
     workdir = Path(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise OutputError(f"{workdir} is a file; choose another --workdir.")
     with contextlib.ExitStack() as stack:
         new = not workdir.exists()
         if not new:
@@ -75,7 +77,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
             stack.enter_context(files.lock(workdir / ".lock"))
             check_same_run(config, workdir)  # somebody else may have been here meanwhile
         results = finished(config, workdir)
-        if results is not None:
+        if results is not None and all((workdir / name).exists() for name in (SESSIONS, TRACKS)):
             check_same_data(results["data"], split.digest, workdir)
             terminal.say(f"{workdir} is finished; these are its results.")
             _report(config, results, workdir)
@@ -195,6 +197,7 @@ class _Run:
                     self.pending.clear()
                     began = time.monotonic()
                 if not within:
+                    self.checkpoints.wait()  # so that no more than this epoch can be lost
                     self._validate(done, epoch)
                 number = asked_to_end()
                 if saving or number:

@@ -85,7 +85,7 @@ def _check_ours(workdir: Path) -> None:
         if not path.name.startswith("."):  # what a run that was killed at once leaves is hidden
             raise OutputError(
                 f"{workdir} holds {path.name}, but no config.json: it is not a run's folder; "
-                "choose another --workdir."
+                "choose another --workdir, or put the config.json back."
             )
 
 

@@ -366,6 +366,8 @@ def test_a_workdir_that_is_a_file_is_named(make, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file.* cannot be (created|written)"):
         train.train_and_evaluate(make(), tmp_path / "file" / "run")
+    with pytest.raises(OutputError, match="file is a file; choose another --workdir"):
+        train.train_and_evaluate(make(), tmp_path / "file")
 
 
 @pytest.mark.parametrize("text", [b"{", b"", b"\xff", b"[1]", b"3", b"null"])
@@ -424,6 +426,15 @@ def test_kill_in_a_process_of_its_own(make, tmp_path, cache):
         a, b = (json.loads((tmp_path / n / "results.json").read_text()) for n in "ab")
         assert a == b
         assert lines(tmp_path / "a") == lines(tmp_path / "b")
+
+
+def test_what_a_finished_run_has_lost_is_made_again(make, tmp_path):
+    expected = train.train_and_evaluate(make(train__num_epochs=1), tmp_path)
+    for name in ("sessions.parquet", "tracks.parquet"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).unlink()
+        assert train.train_and_evaluate(make(train__num_epochs=1), tmp_path) == expected
+        assert (tmp_path / name).read_bytes() == content
 
 
 def test_dropped_sessions_are_said(make, tmp_path, capsys):

@@ -109,7 +109,8 @@ def _cached(folder: Path, prepare: Callable[[Path], Sessions]) -> Sessions:
     try:
         return Sessions.open(folder)
     except DataError as error:
-        raise DataError(f"{error} To have it made again, delete {folder}.") from error
+        what = str(error).removesuffix(" Prepare the data again.")
+        raise DataError(f"{what} To have it made again, delete {folder}.") from error
 
 
 def _prepare_demo(
