@@ -23,7 +23,16 @@ from skipjax.train import check_config
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = ("common", "sasrec", "sasrec_skip", "bert4rec", "bert4rec_skip", "tiny", "table1")
+CONFIGS = (
+    "common",
+    "sasrec",
+    "sasrec_skip",
+    "bert4rec",
+    "bert4rec_skip",
+    "recommended",
+    "tiny",
+    "table1",
+)
 
 
 def load(name):

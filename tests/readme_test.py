@@ -50,7 +50,8 @@ def commands():
     """Each `python ...` of the shell blocks, continuation lines joined, that needs no download."""
     for block in blocks("sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            if line.startswith("python ") and "kuairand" not in line and "benchmarks" not in line:
+            elsewhere = ("kuairand", "movielens", "benchmarks")
+            if line.startswith("python ") and not any(word in line for word in elsewhere):
                 yield line
 
 

@@ -381,7 +381,9 @@ def test_a_damaged_file_is_named(make, tmp_path, name, text):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["sasrec", "sasrec_skip", "bert4rec", "bert4rec_skip"])
+@pytest.mark.parametrize(
+    "name", ["sasrec", "sasrec_skip", "bert4rec", "bert4rec_skip", "recommended"]
+)
 def test_each_config_runs(make, tmp_path, name):
     """Every published config end to end, on less data and fewer negatives."""
     config = importlib.import_module(f"configs.{name}").get_config()
