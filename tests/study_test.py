@@ -219,7 +219,8 @@ def test_an_interrupted_study_ends_with_the_same_files(tmp_path, number):
     broken = tmp_path / "broken"
     broken.mkdir()
     # The same date, that is: files say when a study was begun.
-    (broken / "begun.json").write_bytes((whole / "begun.json").read_bytes())
+    for name in ("config.json", "begun.json"):
+        (broken / name).write_bytes((whole / name).read_bytes())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     # Between two runs, and within one, after its first epoch of two.
     for new, pattern in ((1, "results.json"), (1, "checkpoints/5"), (2, "results.json")):
