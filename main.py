@@ -3,7 +3,7 @@
 import os
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from skipjax.cli.config_flags import parse
@@ -28,7 +28,6 @@ def main(argv):
     from skipjax.train import train_and_evaluate
 
     silence_failed_writes()
-    logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of what is raised anyway
     config = _CONFIG.value
     train_and_evaluate(config, _WORKDIR.value or f"runs/{config.name}-{config.data.source}")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -279,17 +280,25 @@ class Checkpoints:
 def silence_failed_writes() -> None:
     """From here on, a failed write is told by OutputError alone.
 
-    Threads of orbax and tensorstore would print tracebacks of what follows from it, such as that
-    their event loop is closed. For programs; a library must not change a process that much.
+    orbax would log its traceback, and threads of it and of tensorstore those of what follows, such
+    as that their event loop is closed. For programs; a library must not change a process that much.
     """
-    print_traceback = sys.excepthook
+    raised, unraisable = sys.excepthook, sys.unraisablehook
+
+    def follows(error):
+        return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
 
     def excepthook(kind, error, traceback):
-        if not (kind is RuntimeError and "Event loop is closed" in str(error)):
-            print_traceback(kind, error, traceback)
+        if not follows(error):
+            raised(kind, error, traceback)
 
-    sys.excepthook = excepthook
+    def unraisablehook(what):
+        if not follows(what.exc_value):
+            unraisable(what)
+
+    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    absl.logging.set_verbosity(absl.logging.FATAL)
 
 
 @jax.jit

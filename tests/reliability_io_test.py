@@ -171,7 +171,7 @@ def test_a_fault_at_each_operation_of_a_save(saving, undisturbed, tally, short, 
         "short": "disk full in the middle of a write of a save",
     }[action]
     tally(f"{what}: the newest checkpoint is whole", tried, len(lost))
-    assert not lost, lost
+    assert not lost, "\n".join(map(repr, lost))
     assert tried >= 0.5 * len(numbers)
 
 
@@ -219,4 +219,4 @@ def test_a_fault_at_each_operation_of_preparing_sessions(trials, tmp_path, tally
         if broken:
             lost.append((operations[number - 1], broken))
     tally("killed, EIO, disk full while preparing: all or nothing", len(numbers), len(lost))
-    assert not lost, lost
+    assert not lost, "\n".join(map(repr, lost))

@@ -17,6 +17,8 @@ from skipjax.ids import FIRST_TRACK_ID
 from skipjax.study.measures import Facts, Outcome
 from skipjax.study.tuning import SELECTION
 
+_COLUMNS = ["session_id", "rank_sampled", "rank_full", "top"]  # of a run's sessions.parquet
+
 
 def facts_of(sessions: Sessions, split: LeaveOneOut) -> Facts:
     """What is known of the test sessions, whatever is trained."""
@@ -48,8 +50,8 @@ def outcome_of_runs(
     for workdir in workdirs:
         path = workdir / "sessions.parquet"
         try:
-            table = parquet.read_table(path, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
+            table = parquet.read_table(path, page_checksum_verification=True).select(_COLUMNS)
+        except (OSError, KeyError, pa.ArrowException) as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error}); remove {workdir}, and it is run again."
             ) from None
