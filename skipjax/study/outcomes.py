@@ -53,7 +53,8 @@ def outcome_of_runs(
             table = parquet.read_table(path, page_checksum_verification=True).select(_COLUMNS)
         except (OSError, KeyError, pa.ArrowException) as error:
             raise CheckpointError(
-                f"{path} cannot be read ({error}); remove {workdir}, and it is run again."
+                f"{path} cannot be read ({str(error).splitlines()[0]}); remove {workdir}, and it "
+                "is run again."
             ) from None
         if not table["session_id"].combine_chunks().equals(split.session_ids):
             raise CheckpointError(f"{path} is of other sessions; remove {workdir}.")
