@@ -4,8 +4,6 @@ import ctypes
 import sys
 from pathlib import Path
 
-from absl import logging
-
 from skipjax.checkpoints import Checkpoints, silence_failed_writes
 from skipjax.errors import SkipjaxError
 
@@ -14,8 +12,7 @@ from faults.states import make_state
 
 
 def main(folder: str, step: str, best_step: str) -> None:
-    logging.set_verbosity(logging.FATAL)  # as main.py does, both
-    silence_failed_writes()
+    silence_failed_writes()  # as main.py does
     checkpoints = Checkpoints(folder)
     try:
         checkpoints.save(make_state(int(step)), {"history": [0.5]}, int(best_step))
