@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from skipjax import metrics, ranking
+from skipjax import metrics, ranking, targets
 from skipjax.data.batches import held_out_batches, prefetch
 from skipjax.data.candidates import Candidates
 from skipjax.data.split import LeaveOneOut
@@ -50,9 +50,8 @@ class Evaluator:
             metrics.canonical(name)
 
         def sampled(params, batch):
-            hidden = ranking.next_hidden(
-                encoder, params, batch["tracks"], batch["valid"], batch["skipped"]
-            )
+            feedback = targets.feedback(batch["skipped"], batch["valid"])
+            hidden = ranking.next_hidden(encoder, params, batch["tracks"], batch["valid"], feedback)
             return hidden, ranking.sampled_ranks(
                 hidden, params["table"], batch["targets"], batch["candidates"], precision=precision
             )

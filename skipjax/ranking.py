@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from skipjax import targets
 from skipjax.encoders import Encoder
-from skipjax.ids import FIRST_TRACK_ID, PAD_ID
+from skipjax.ids import FIRST_TRACK_ID, PAD_ID, UNKNOWN
 from skipjax.limits import check_ids
 
 PRECISIONS = ("float32", "bfloat16")
@@ -33,7 +33,9 @@ def next_hidden(
     params: Mapping[str, Any],
     tracks: jax.Array,
     valid: jax.Array,
-    skipped: jax.Array | None = None,
+    feedback: jax.Array | None = None,
+    *,
+    pad_to: int = SESSIONS,
 ) -> jax.Array:
     """The state that stands for the track after each session.
 
@@ -43,15 +45,17 @@ def next_hidden(
       encoder, params: the model.
       tracks: [B, L] int32, padded on the right; L + 1 ≤ max_length if bidirectional.
       valid: [B, L] bool.
-      skipped: [B, L] bool, which of them were skipped, or None where that is not known; only
-        encoders with a `skip_embedding` read it.
+      feedback: [B, L] int, UNKNOWN (all of it, if not given), PLAYED or SKIPPED; only encoders with
+        a `skip_embedding` read it.
+      pad_to: so many sessions are worked on at a time; 1 for all at once, so that last bits depend
+        on B.
 
     Returns:
       [B, D] float.
     """
     _check_ids(tracks, params["table"], "tracks")
-    known = jnp.zeros_like(valid) if skipped is None else valid
-    feedback = targets.feedback(known if skipped is None else skipped, known)
+    if feedback is None:
+        feedback = jnp.full(valid.shape, UNKNOWN)
     if not encoder.causal:
         tracks, valid = targets.append_mask(tracks, valid)
         feedback = jnp.pad(feedback, ((0, 0), (0, 1)))  # of the MASK, nothing is known
@@ -65,9 +69,9 @@ def next_hidden(
         last = jnp.maximum(valid.sum(axis=-1) - 1, 0)
         return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
 
-    blocks = [
-        _padded(a, SESSIONS).reshape(-1, SESSIONS, a.shape[1]) for a in (tracks, valid, feedback)
-    ]
+    if pad_to == 1:
+        return encode((tracks, valid, feedback))
+    blocks = [_padded(a, pad_to).reshape(-1, pad_to, a.shape[1]) for a in (tracks, valid, feedback)]
     return jnp.concatenate(jax.lax.map(encode, blocks))[: len(tracks)]
 
 
@@ -169,6 +173,7 @@ def top_k(
     chunk_size: int,
     exclude: jax.Array | None = None,
     precision: str = "float32",
+    pad_to: int = SESSIONS,
 ) -> tuple[jax.Array, jax.Array]:
     """The k real tracks with the highest scores, exactly; of equal scores, the lower id first.
 
@@ -179,6 +184,7 @@ def top_k(
       chunk_size: rows of the table per product, rounded down to a multiple of 512 (or up to it).
       exclude: [B, E] int32, ids to leave out of each row, in any order; PAD fills it up.
       precision: "float32", or "bfloat16": inputs rounded to it, products and sums in float32.
+      pad_to: B is padded to a multiple of this; with 1, last bits depend on B.
 
     Returns:
       Scores [B, k] float32, falling, and ids [B, k] int32. Where fewer than k tracks are left, the
@@ -191,7 +197,7 @@ def top_k(
         raise ValueError(f"k is {k}; it must be at least 1.")
     if exclude is not None:
         _check_ids(exclude, table, "exclude")
-    number = len(hidden)
+    number = hidden.shape[0]  # which may be symbolic, in an export
 
     def merge(best, ids, new, scores):
         scores = jnp.where(scores == 0, 0.0, scores)  # -0.0 is no less than 0.0
@@ -210,7 +216,7 @@ def top_k(
         jnp.full((number, k), -jnp.inf, jnp.float32),
         jnp.full((number, k), PAD_ID, jnp.int32),
     )
-    padded = _padded(hidden, SESSIONS)
+    padded = _padded(hidden, pad_to)
     scores, ids = _over_chunks(merge, empty, padded, table, chunk_size, precision)
     return scores, jnp.where(scores > -jnp.inf, ids, PAD_ID)
 
@@ -313,6 +319,8 @@ def _gathered_rows() -> int:
 
 def _padded(array: jax.Array, multiple: int, axis: int = 0) -> jax.Array:
     """With zeros, to a multiple of `multiple` along `axis`."""
+    if multiple == 1:
+        return array
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, -array.shape[axis] % multiple)
     return jnp.pad(array, widths)

@@ -1,7 +1,6 @@
 """From a run to recommendations: histories of listening to the tracks that fit next."""
 
 import dataclasses
-import json
 import os
 import warnings
 from collections import deque
@@ -13,21 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
-from ml_collections import ConfigDict
 
-from skipjax import ranking
-from skipjax.checkpoints import Checkpoints
+from skipjax import files
 from skipjax.data import batches, recommendations
-from skipjax.data.catalogue import TRACKS, Catalogue, Encoded, encode
+from skipjax.data.catalogue import Encoded, encode
 from skipjax.data.histories import Columns, Histories, from_lists, from_table, is_table
-from skipjax.encoders import Encoder, init_params, make_encoder
 from skipjax.errors import CheckpointError, ConfigError, DataError
-from skipjax.ids import FIRST_TRACK_ID, PAD_ID
-from skipjax.limits import check_limits
-from skipjax.workdir import check_same_config
+from skipjax.ids import FIRST_TRACK_ID, PAD_ID, PLAYED, SKIPPED, UNKNOWN
+from skipjax.model import Model
 
-# Sessions in a batch. Few shapes, so that little is compiled; ranking.py pads to _SMALL anyway.
-_SMALL, _LARGE = ranking.SESSIONS, 4 * ranking.SESSIONS
 _SEEN_GROWTH = 4  # from one width of what is left out to the next
 _MOST_LEFT_OUT = 1 << 18  # places for that in a batch
 _EXAMPLES = 3
@@ -83,58 +76,37 @@ class Recommender:
 
     A history longer than the model reads counts with its last tracks: `max_length` for a causal
     encoder, one less for a bidirectional one, which puts a MASK behind them.
-
-    Attributes:
-      catalogue: the tracks it knows.
-      about: what the model is, in a line.
-      reads_skips: whether skips in a history make a difference to it.
     """
 
-    def __init__(
-        self,
-        config: Any,
-        encoder: Encoder,
-        params: dict[str, Any],
-        catalogue: Catalogue,
-        about: str = "",
-    ):
-        """`load` makes one from a run."""
-        self.config, self.catalogue, self.about = config, catalogue, about
-        self._params = params
-        self.reads_skips = encoder.skip_embedding
-        self._longest = encoder.max_length - (not encoder.causal)
-        precision, chunk_size = config.eval.precision, config.eval.chunk_size
-
-        def hidden(params, tracks, valid, skipped):
-            return ranking.next_hidden(encoder, params, tracks, valid, skipped)
-
-        def best(table, hidden, exclude, k):
-            return ranking.top_k(
-                hidden, table, k, chunk_size=chunk_size, exclude=exclude, precision=precision
-            )
-
-        self._hidden = jax.jit(hidden)
-        self._best = jax.jit(best, static_argnames="k")
+    def __init__(self, model: Model):
+        """`load` makes one from a folder."""
+        self.model = model
         self._near = jax.jit(_near, static_argnames="k")
 
     @classmethod
-    def load(cls, workdir: str | os.PathLike) -> "Recommender":
-        """The best epoch of the run in `workdir`; only its parameters are read.
+    def load(cls, folder: str | os.PathLike, *, approximate: bool = False) -> "Recommender":
+        """The best epoch of a run, from its workdir or from what was exported of it.
+
+        Args:
+          folder: either.
+          approximate: search the index that was exported in place of all tracks.
 
         Raises:
-          CheckpointError: it holds no run, none with a finished epoch, or something is damaged.
+          CheckpointError: it holds neither, no finished epoch, no index, or something is damaged.
+          ConfigError: an index is to be searched, but faiss is not installed.
         """
-        workdir = Path(workdir)
-        config = read_config(workdir)
-        encoder = make_encoder(config.model, config.data.max_length)
-        try:
-            catalogue = Catalogue.open(workdir / TRACKS)
-        except DataError as error:
-            raise CheckpointError(f"{error} Choose another --workdir to train again.") from error
-        params, progress = best_params(config, workdir, encoder, catalogue.num_ids)
-        history = progress["history"]
-        about = f"{config.name}, epoch {len(history)} (validation HR@10 {history[-1]:.4f})"
-        return cls(config, encoder, params, catalogue, about)
+        # Imported here, since either needs packages that the other does not.
+        if (Path(folder) / files.MANIFEST).is_file():
+            from skipjax.serving import exported
+
+            return cls(exported.load(Path(folder), approximate=approximate))
+        if approximate:
+            raise CheckpointError(
+                f"{folder} has no index; make one with python -m skipjax export --index faiss."
+            )
+        from skipjax import trained
+
+        return cls(trained.read(Path(folder)).model())
 
     def recommend(
         self,
@@ -183,7 +155,7 @@ class Recommender:
             histories: Iterable[Histories] = from_table(
                 sessions,
                 columns or Columns(),
-                skip_levels=self.config.data.skip_levels,
+                skip_levels=self.model.skip_levels,
                 on_bad_session=on_bad_session,
             )
         else:
@@ -203,14 +175,15 @@ class Recommender:
 
         The device works on the next ones while the caller has a table.
         """
-        if not isinstance(k, int | np.integer) or not 1 <= k <= len(self.catalogue):
-            raise ConfigError(
-                f"k is {k}; it must be from 1 to {len(self.catalogue)}, the number of tracks that "
-                "the model knows."
-            )
+        most, tracks = self.model.max_k, len(self.model.catalogue)
+        if not isinstance(k, int | np.integer) or not 1 <= k <= most:
+            why = "the number of tracks that the model knows"
+            if most < tracks:
+                why = "the largest that was exported: export again with --k"
+            raise ConfigError(f"k is {k}; it must be from 1 to {most}, {why}.")
         waiting: deque[Callable[[], pa.Table]] = deque()
         for some in histories:
-            encoded = encode(some, self.catalogue, self._longest)
+            encoded = encode(some, self.model.catalogue, self.model.longest)
             report.add(some, encoded)
             waiting.append(self._begun(some, encoded, k, exclude_seen))
             if len(waiting) > 1:
@@ -234,20 +207,20 @@ class Recommender:
           ConfigError: k is below 1 or more than there are other tracks.
           DataError: an unknown track.
         """
-        others = len(self.catalogue) - 1
+        others = len(self.model.catalogue) - 1
         if not 1 <= k <= others:
             raise ConfigError(
                 f"k is {k}; it must be from 1 to {others}, the number of other tracks."
             )
-        (number,) = self.catalogue.ids_of(pa.array([str(track_id)])).tolist()
+        (number,) = self.model.catalogue.ids_of(pa.array([str(track_id)])).tolist()
         if number == PAD_ID:
-            like = ", ".join(map(repr, self.catalogue.like(str(track_id))))
+            like = ", ".join(map(repr, self.model.catalogue.like(str(track_id))))
             hint = f" Do you mean {like}?" if like else ""
             raise DataError(f"the model knows no track {str(track_id)!r}.{hint}")
-        cosines, ids = jax.device_get(self._near(self._params["table"], number, k=k))
+        cosines, ids = jax.device_get(self._near(self.model.table, number, k=k))
         return pa.table(
             {
-                "track_id": self.catalogue.names_of(ids),
+                "track_id": self.model.catalogue.names_of(ids),
                 "cosine": pa.array(cosines),
                 "rank": pa.array(np.arange(1, k + 1, dtype=np.int32)),
             }
@@ -270,7 +243,9 @@ class Recommender:
             for rows, (found_scores, found_ids) in begun:
                 scores[rows] = np.asarray(found_scores)[: len(rows)]
                 ids[rows] = np.asarray(found_ids)[: len(rows)]
-            return recommendations.table_of(histories.session_ids, scores, ids, self.catalogue)
+            return recommendations.table_of(
+                histories.session_ids, scores, ids, self.model.catalogue
+            )
 
         return finish
 
@@ -280,21 +255,23 @@ class Recommender:
         """Sessions to work on together, the shape of their batch, and how many tracks to leave out.
 
         Which length a session is padded to depends on nothing but its own, as scores do in their
-        last bits; up to that of a test, it is the test's.
+        last bits.
         """
-        whole = self.config.data.max_length
-        lengths = np.where(encoded.lengths < whole, whole - 1, whole)
+        sizes, choices = self.model.sizes, np.array(self.model.lengths)
+        lengths = choices[np.searchsorted(choices, encoded.lengths)]
         widths = np.zeros_like(lengths)
         if exclude_seen:
             seen = np.diff(encoded.seen_offsets)
-            widths[:] = whole
+            widths[:] = choices[-1]
             while (short := widths < seen).any():
                 widths[short] *= _SEEN_GROWTH
         some = encoded.lengths > 0
         for length, width in np.unique(np.stack([lengths, widths])[:, some], axis=1).T.tolist():
             rows = np.flatnonzero(some & (lengths == length) & (widths == width))
             while len(rows):
-                size = _LARGE if len(rows) > _LARGE // 2 else _SMALL
+                # Rather two small batches than one that is mostly empty, but for single sessions.
+                enough = (s for s in sizes if len(rows) <= (2 * s if s > 1 else 1))
+                size = next(enough, sizes[-1])
                 size = max(1, min(size, _MOST_LEFT_OUT // max(width, 1)))
                 yield rows[:size], (size, length), width
                 rows = rows[size:]
@@ -303,57 +280,13 @@ class Recommender:
         self, encoded: Encoded, rows: np.ndarray, shape: tuple[int, int], k: int, width: int
     ) -> tuple[jax.Array, jax.Array]:
         """Scores and ids of the best `k` for each session, [B, k]."""
-        reads_skips = self.reads_skips and encoded.skips_known
+        model = self.model
         batch = batches.spans(encoded, rows, encoded.lengths[rows], shape)
-        hidden = self._hidden(
-            self._params, batch["tracks"], batch["valid"], batch["skipped"] if reads_skips else None
-        )
+        feedback = np.where(batch["skipped"], SKIPPED, PLAYED) if encoded.skips_known else UNKNOWN
+        feedback = np.where(batch["valid"], feedback, UNKNOWN).astype(np.int32)
+        hidden = model.hidden(batch["tracks"], batch["valid"], feedback)
         exclude = _seen(encoded, rows, (shape[0], width)) if width else None
-        return self._best(self._params["table"], hidden, exclude, k=k)
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """The `config.json` of a run.
-
-    Raises:
-      CheckpointError: it is not there, or cannot be used.
-    """
-    path = workdir / "config.json"
-    try:
-        config = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
-        check_limits(config)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: {error.strerror}; give the --workdir of a run of main.py."
-        ) from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be used ({error}); choose another --workdir."
-        ) from error
-    return config
-
-
-def best_params(
-    config: Any, workdir: Path, encoder: Encoder, num_ids: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters of a run's best epoch, and the progress saved with it.
-
-    Raises:
-      CheckpointError: there is none, it is damaged, or of another config or number of tracks.
-    """
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    try:
-        step = checkpoints.best_step
-        if step is None:
-            raise CheckpointError(f"{workdir} has no finished epoch yet; train it with main.py.")
-        progress = checkpoints.progress(step)
-        check_same_config(progress["config"], config, workdir)
-        like = jax.eval_shape(
-            lambda key: init_params(key, encoder, num_ids, config.model.width), jax.random.key(0)
-        )
-        return checkpoints.restore_params(step, like), progress
-    finally:
-        checkpoints.close()
+        return model.best(hidden, exclude, k)
 
 
 def _seen(encoded: Encoded, rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -12,7 +12,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipjax import encoders, ranking
+from skipjax import encoders, ranking, targets
 from skipjax.errors import DataError
 
 ROOT = Path(__file__).parent.parent
@@ -286,7 +286,8 @@ def test_next_hidden_reads_skips_with_a_skip_embedding(rng, causal):
     none = jnp.zeros_like(valid)
 
     def hidden(skipped):
-        return np.array(ranking.next_hidden(encoder, params, tracks, valid, skipped))
+        feedback = None if skipped is None else targets.feedback(skipped, valid)
+        return np.array(ranking.next_hidden(encoder, params, tracks, valid, feedback))
 
     changed = (hidden(none) != hidden(none.at[1, 2].set(True))).any(axis=1)
     assert changed.tolist() == [False, True, False]

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,32 +30,29 @@ def run(arguments: Sequence[str]) -> None:
     # Imported here, so that a mistake in a flag answers at once.
     from absl import logging
 
-    from skipjax import evaluate
+    from skipjax import evaluate, trained
     from skipjax.data import sources
     from skipjax.data.split import split_as
-    from skipjax.encoders import make_encoder
-    from skipjax.recommend import best_params, read_config
     from skipjax.workdir import check_same_data
 
     logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of what is raised anyway
     workdir = Path(args.workdir)
-    trained, config = read_config(workdir), read_config(workdir)
+    best = trained.read(workdir)
+    config = copy.deepcopy(best.config)
     for change in changes:
         _set(config, change)
     check_limits(config)
     names = tuple(map(metrics.canonical, config.eval.metrics))
-    encoder = make_encoder(config.model, config.data.max_length)
     with terminal.progress_bar() as progress:
         split = split_as(config.data, sources.load(config.data, progress=progress))
-        evaluator = evaluate.Evaluator(config, encoder, split)
-        params, saved = best_params(trained, workdir, encoder, split.num_ids)
-        check_same_data(saved["data"], split.digest, workdir)
-        ranks = evaluator.ranks(params, "test", full=True, progress=progress)
+        check_same_data(best.data, split.digest, workdir)
+        evaluator = evaluate.Evaluator(config, best.encoder, split)
+        ranks = evaluator.ranks(best.params, "test", full=True, progress=progress)
     results = evaluate.summarise(ranks, names)
     popular = evaluate.popularity_ranks(split, "test", evaluator.candidates)
     results |= evaluate.summarise(popular, names, prefix="baseline/popularity/")
     label = "synthetic demo sessions" if config.data.source == "demo" else config.data.source
-    title = f"{config.name} on {split.num_sessions:,} {label}, epoch {len(saved['history'])}"
+    title = f"{config.name} on {split.num_sessions:,} {label}, epoch {len(best.history)}"
     terminal.out().print(terminal.results_table(title, results, names))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from skipjax import __version__
 from skipjax.cli.parsing import choose
-from skipjax.errors import SkipjaxError
+from skipjax.errors import BadSessionError, SkipjaxError, one_line
 
 # Command: what it does. Each is a module of this package with `run(arguments)`, imported only
 # when asked for, so that none waits for what another needs.
@@ -14,6 +14,8 @@ COMMANDS = {
     "prepare": "raw listening logs to a folder of sessions",
     "recommend": "the next tracks for sessions in a file, by a trained model",
     "similar": "the tracks nearest to one",
+    "export": "a trained model as a folder that stands alone",
+    "serve": "trained models over HTTP, with a page to try them on",
     "evaluate": "the test of a trained model, again",
     "study": "do skips help: arms, seeds, baselines, statistics, a report",
     "demo": "made-up logs in MSSD's schema, to try things on",
@@ -36,12 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = choose(arguments[0], COMMANDS, "command")
         importlib.import_module(f"skipjax.cli.{name}").run(arguments[1:])
     except SkipjaxError as error:
-        print(f"skipjax: {error}", file=sys.stderr)
+        if isinstance(error, BadSessionError):
+            error.switch = error.switch or "--on_bad_session=drop"
+        print(one_line(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("skipjax: interrupted.", file=sys.stderr)
+        print(f"skipjax: interrupted; {when_stopped(arguments)}.", file=sys.stderr)
         return 130
     return 0
+
+
+def when_stopped(arguments: Sequence[str]) -> str:
+    """What becomes of a command's work when a signal ends it."""
+    if arguments[:1] == ["study"]:
+        return "what is finished is kept, and the same command goes on from there"
+    return "nothing unfinished is left behind"
 
 
 def _help() -> str:

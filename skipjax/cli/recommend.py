@@ -29,21 +29,21 @@ def run(arguments: Sequence[str]) -> None:
     start = time.monotonic()
     report = Report()
     with terminal.progress_bar() as progress, recommendations.new_file(args.output) as write:
-        recommender = Recommender.load(args.workdir)
+        recommender = Recommender.load(args.workdir, approximate=args.approximate)
         read = histories.read(
             args.input,
             columns,
-            skip_levels=recommender.config.data.skip_levels,
+            skip_levels=recommender.model.skip_levels,
             on_bad_session=args.on_bad_session,
             progress=progress,
         )
         for table in recommender.tables(read, args.k, not args.keep_seen, report):
             write(table)
     seconds = time.monotonic() - start
-    terminal.say(recommender.about)
+    terminal.say(recommender.model.about)
     for remark in report.remarks():
         terminal.say(remark)
-    if recommender.reads_skips and not (columns.level_column or columns.skip_column):
+    if recommender.model.reads_skips and not (columns.level_column or columns.skip_column):
         terminal.say(
             "The model reads skips, and was told of none: name their column with --skip_column or "
             "--level_column."
@@ -65,10 +65,11 @@ def _parser() -> Parser:
         "score. The output has session_id, track_id, score and rank, and appears when it is whole.",
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="of a run of main.py")
+    add("--workdir", required=True, metavar="DIR", help="of a run of main.py, or exported")
     add("--input", required=True, metavar="FILE", help=rows.DESCRIPTION)
     add("--output", required=True, metavar="FILE", help="the same; replaced if it is there")
     add("--k", type=positive, default=20, metavar="N", help="tracks for each session (default: 20)")
+    add("--approximate", action="store_true", help="search the index that export made, not all")
     add("--keep_seen", action="store_true", help="recommend tracks of the session itself, too")
     add(
         "--on_bad_session",

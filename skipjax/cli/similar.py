@@ -16,7 +16,9 @@ def run(arguments: Sequence[str]) -> None:
         "Lists the tracks whose embeddings have the largest cosine with that of a track.",
     )
     parser.add_argument("track", metavar="TRACK_ID", help="as in the data that was trained on")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a run of main.py")
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="of a run of main.py, or exported"
+    )
     parser.add_argument(
         "--k", type=positive, default=10, metavar="N", help="how many (default: 10)"
     )
@@ -36,4 +38,4 @@ def run(arguments: Sequence[str]) -> None:
     for row in found.to_pylist():
         table.add_row(str(row["rank"]), escape(row["track_id"]), f"{row['cosine']:.4f}")
     terminal.out().print(table)
-    terminal.say(recommender.about)
+    terminal.say(recommender.model.about)

@@ -1,0 +1,154 @@
+"""What training left in a workdir, as a model: its config and the parameters of its best epoch."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from skipjax import ranking
+from skipjax.checkpoints import Checkpoints
+from skipjax.data.catalogue import TRACKS, Catalogue
+from skipjax.encoders import Encoder, init_params, make_encoder
+from skipjax.errors import CheckpointError, DataError
+from skipjax.limits import check_limits
+from skipjax.model import Model
+from skipjax.workdir import check_same_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The best epoch of a run.
+
+    Attributes:
+      config: as `configs/common.py`.
+      encoder, params: the model.
+      catalogue: the tracks that it knows.
+      history: validation HR@10 of each epoch up to this one.
+      results: the run's `results.json`, or {} where that is not there or of another epoch.
+      data: digest of what it was trained on.
+      workdir: of the run.
+    """
+
+    config: Any
+    encoder: Encoder
+    params: dict[str, Any]
+    catalogue: Catalogue
+    history: list[float]
+    results: dict[str, Any]
+    data: str
+    workdir: Path
+
+    @property
+    def about(self) -> str:
+        """What it is, in a line."""
+        return (
+            f"{self.config.name}, epoch {len(self.history)} "
+            f"(validation HR@10 {self.history[-1]:.4f})"
+        )
+
+    def model(self) -> Model:
+        """Scores as evaluation does, to the bit on a CPU."""
+        return model_of(self.config, self.encoder, self.params, self.catalogue, self.about)
+
+
+def read(workdir: Path) -> Trained:
+    """The best epoch of the run in `workdir`; of its checkpoint, only the parameters are read.
+
+    Raises:
+      CheckpointError: it holds no run, none with a finished epoch, or something is damaged.
+    """
+    config = _read_config(workdir)
+    encoder = make_encoder(config.model, config.data.max_length)
+    try:
+        catalogue = Catalogue.open(workdir / TRACKS)
+    except DataError as error:
+        raise CheckpointError(f"{error} Choose another --workdir to train again.") from error
+    params, progress = _best_params(config, workdir, encoder, catalogue.num_ids)
+    history = progress["history"]
+    try:
+        results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+        results = results if results["best_epoch"] == len(history) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        results = {}  # it has not been tested yet
+    return Trained(config, encoder, params, catalogue, history, results, progress["data"], workdir)
+
+
+def model_of(
+    config: Any, encoder: Encoder, params: dict[str, Any], catalogue: Catalogue, about: str = ""
+) -> Model:
+    """Parameters as a model that scores as evaluation does, to the bit on a CPU."""
+    precision, chunk_size = config.eval.precision, config.eval.chunk_size
+
+    @jax.jit
+    def hidden(params, tracks, valid, feedback):
+        return ranking.next_hidden(encoder, params, tracks, valid, feedback)
+
+    def best(table, hidden, exclude, k):
+        return ranking.top_k(
+            hidden, table, k, chunk_size=chunk_size, exclude=exclude, precision=precision
+        )
+
+    best = jax.jit(best, static_argnames="k")
+    whole = config.data.max_length
+    return Model(
+        name=config.name,
+        about=about,
+        catalogue=catalogue,
+        table=params["table"],
+        skip_levels=tuple(config.data.skip_levels),
+        reads_skips=encoder.skip_embedding,
+        longest=whole - (not encoder.causal),
+        # That of a test, whose last track is held out; sums depend on it in their last bits.
+        lengths=(whole - 1, whole),
+        sizes=(ranking.SESSIONS, 4 * ranking.SESSIONS),  # ranking.py pads to the first anyway
+        max_k=len(catalogue),
+        hidden=lambda *batch: hidden(params, *batch),
+        best=lambda hidden, exclude, k: best(params["table"], hidden, exclude, k=k),
+    )
+
+
+def _read_config(workdir: Path) -> ConfigDict:
+    """The `config.json` of a run.
+
+    Raises:
+      CheckpointError: it is not there, or cannot be used.
+    """
+    path = workdir / "config.json"
+    try:
+        config = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+        check_limits(config)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: {error.strerror}; give the --workdir of a run of main.py."
+        ) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be used ({error}); choose another --workdir."
+        ) from error
+    return config
+
+
+def _best_params(
+    config: Any, workdir: Path, encoder: Encoder, num_ids: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters of a run's best epoch, and the progress saved with it.
+
+    Raises:
+      CheckpointError: there is none, it is damaged, or of another config or number of tracks.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    try:
+        step = checkpoints.best_step
+        if step is None:
+            raise CheckpointError(f"{workdir} has no finished epoch yet; train it with main.py.")
+        progress = checkpoints.progress(step)
+        check_same_config(progress["config"], config, workdir)
+        like = jax.eval_shape(
+            lambda key: init_params(key, encoder, num_ids, config.model.width), jax.random.key(0)
+        )
+        return checkpoints.restore_params(step, like), progress
+    finally:
+        checkpoints.close()
