@@ -7,10 +7,11 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from skipjax.cli.config_flags import parse
-from skipjax.errors import ConfigError, Interrupted, SkipjaxError
+from skipjax.errors import ConfigError, Interrupted, SkipjaxError, one_line
 from skipjax.memory import restart_with_huge_pages
 from skipjax.signals import clean_up_on_sigterm
 
+_STOPPED = "what was saved is kept, and the same command goes on from there"
 _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where results go; by default runs/<config>-<source>."
@@ -33,16 +34,16 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    clean_up_on_sigterm()
+    clean_up_on_sigterm(_STOPPED)
     try:
         app.run(main, flags_parser=parse)
     except (SkipjaxError, Interrupted) as error:
-        print(f"skipjax: {error}", file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Whoever read the output has gone, as in `| head`; nor can it be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
-        print("skipjax: interrupted; the same command goes on from the last save.", file=sys.stderr)
+        print(f"skipjax: interrupted; {_STOPPED}.", file=sys.stderr)
         sys.exit(130)

@@ -5,6 +5,7 @@ Each step is a folder with a manifest (`skipjax/files.py`) that appears when all
 
 import contextlib
 import copy
+import errno
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ from skipjax.errors import CheckpointError, DataError, DivergedError, OutputErro
 _FORMAT_VERSION = 1
 _STATE = "state"
 _PARAMS = ".params"  # how names of a state's leaves begin that are parameters
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _NEWEST = 2  # so many are kept besides the best
 
 
@@ -69,20 +71,15 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step that was best as of the newest one; None if there is none.
 
+        Of the newest, only the manifest is read; what is then taken of the best is verified there.
         Nothing is set aside, so that whoever only reads may ask, whatever else goes on here.
 
         Raises:
-          CheckpointError: the newest is damaged.
+          CheckpointError: the manifest of the newest is damaged.
         """
         self._join()
         steps = self._steps()
-        try:
-            best = self._manifest(steps[-1])["best_step"] if steps else -1
-        except DataError as error:
-            raise CheckpointError(
-                f"{error} Run main.py in this --workdir once more: it sets that aside and goes on "
-                "from the checkpoint before it."
-            ) from error
+        best = self._checked(steps[-1], whole=False)["best_step"] if steps else -1
         return best if best >= 0 else None
 
     def save(self, state: Any, progress: dict[str, Any], best_step: int) -> None:
@@ -136,11 +133,15 @@ class Checkpoints:
     def _not_saved(self, step):
         try:
             yield
-        except OutputError:
-            raise
         except Exception as error:
+            if isinstance(error, OutputError) and not isinstance(error.__cause__, OSError):
+                raise  # it is there already
+            cause, before = _cause(error), self._steps()
+            fix = "make room" if cause in _FULL else "mend that"
+            then = f"goes on from step {before[-1]}" if before else "begins anew"
             raise OutputError(
-                f"{self._folder / str(step)}: not saved: {_first_line(error)}"
+                f"{self._folder / str(step)}: not saved: {cause}; {fix} and run the same command "
+                f"again: it {then}."
             ) from error
 
     def progress(self, step: int) -> dict[str, Any]:
@@ -239,25 +240,33 @@ class Checkpoints:
             return []
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
 
-    def _checked(self, step: int) -> dict[str, Any]:
+    def _checked(self, step: int, *, whole: bool = True) -> dict[str, Any]:
         self._join()
         try:
-            return self._manifest(step)
+            return self._manifest(step, whole=whole)
         except DataError as error:
-            raise CheckpointError(f"{error} Choose another --workdir to train again.") from error
+            fix = "Choose another --workdir to train again."
+            if self._steps()[-1:] == [step]:
+                fix = (
+                    "Run main.py in this --workdir once more: it sets that aside and goes on from "
+                    "the one before it, or begins anew."
+                )
+            raise CheckpointError(f"{error} {fix}") from error
 
-    def _manifest(self, step: int) -> dict[str, Any]:
-        """Of a step that is verified, once."""
+    def _manifest(self, step: int, *, whole: bool = True) -> dict[str, Any]:
+        """Of a step that is verified, once; unless `whole`, of the manifest alone."""
         if step not in self._sound:
             folder = self._folder / str(step)
             if not folder.is_dir():
                 raise DataError(f"{folder} is missing.")
-            manifest = files.read_manifest(folder)
+            manifest = files.read_manifest(folder, check_files=whole)
             if manifest.get("format") != _FORMAT_VERSION or manifest.get("step") != step:
                 raise DataError(
                     f"{folder} is not step {step} in format {_FORMAT_VERSION}: its manifest says "
                     f"step {manifest.get('step')} in format {manifest.get('format')}."
                 )
+            if not whole:
+                return manifest
             self._sound[step] = manifest
             self._best[step] = manifest["best_step"]
         return self._sound[step]
@@ -311,6 +320,13 @@ def _described(state: Any) -> dict[str, str]:
     """Dtype and shape of each leaf, such as "float32[3, 2]"."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+
+
+def _cause(error: Exception) -> str:
+    """What the operating system said, if it is in there; tensorstore's text has it near its end."""
+    texts = [str(error), str(error.__cause__)]
+    said = [name for name in map(os.strerror, errno.errorcode) if any(name in t for t in texts)]
+    return max(said, key=len, default=_first_line(error)[-200:])
 
 
 def _first_line(error: Exception) -> str:

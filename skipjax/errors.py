@@ -22,6 +22,20 @@ class DataError(SkipjaxError):
     exit_code = 65
 
 
+class BadSessionError(DataError):
+    """A value that cannot be used, in a session that could be left out instead.
+
+    Attributes:
+      switch: how to ask for that where the caller is; '' for Python.
+    """
+
+    switch = ""
+
+    def __str__(self) -> str:
+        switch = self.switch or "on_bad_session='drop'"
+        return f"{self.args[0]}; correct it, or leave out bad sessions with {switch}."
+
+
 class OutputError(SkipjaxError):
     """A place that cannot be written to, or that holds something else already."""
 
@@ -54,3 +68,12 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, number: int):
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+def one_line(error: BaseException) -> str:
+    """What a program prints of an error: its message, with control characters escaped.
+
+    Paths, ids and values in it may have line breaks, or what a terminal would obey.
+    """
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+    return f"skipjax: {text}"

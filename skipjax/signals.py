@@ -7,11 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 
 
-def clean_up_on_sigterm() -> None:
-    """From here on, SIGTERM raises SystemExit(143): what is temporary is removed on the way out."""
+def clean_up_on_sigterm(meaning: str) -> None:
+    """From here on, SIGTERM raises SystemExit(143): what is temporary is removed on the way out.
+
+    Args:
+      meaning: what becomes of the work, said with it; a sentence without its full stop.
+    """
 
     def end(number, frame):
-        print("skipjax: terminated.", file=sys.stderr, flush=True)
+        print(f"skipjax: terminated; {meaning}.", file=sys.stderr, flush=True)
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, end)

@@ -1,12 +1,13 @@
 """Whether a folder that holds a run may be gone on with, or is done."""
 
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from skipjax import metrics
-from skipjax.errors import CheckpointError, OutputError
+from skipjax import files, metrics, terminal
+from skipjax.errors import CheckpointError, DataError, OutputError, SkipjaxError
 
 # Fields that change how long a run goes on, where things lie or what is printed, but no result.
 _MAY_CHANGE = {
@@ -21,6 +22,8 @@ _MAY_CHANGE = {
     "eval.chunk_size",
     "eval.metrics",
 }
+# What a report of a finished run shows besides metrics.
+_REPORTED = {"name", "source", "synthetic", "epochs", "best_epoch", "data"}
 
 
 def as_json(config: Any) -> dict[str, Any]:
@@ -39,6 +42,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def check_same_run(config: Any, workdir: Path, *, fixed: Iterable[str] = ()) -> None:
     """Refuses to go on in `workdir` with a field that would change the result.
 
+    What a checkpoint says the config is counts for more than `config.json`, which is then made
+    again, and that is said.
+
     Args:
       config: of the run that wants to go on.
       workdir: holds the `config.json` of the one before, if there was one.
@@ -49,18 +55,56 @@ def check_same_run(config: Any, workdir: Path, *, fixed: Iterable[str] = ()) -> 
       OutputError: `workdir` holds something else.
     """
     path = workdir / "config.json"
-    if not path.exists():
-        _check_ours(workdir)
+    if not path.exists() and not _holds(workdir):
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); choose another --workdir."
+        check_same_config(_read(path), config, workdir, fixed=fixed)
+    except SkipjaxError:
+        saved = saved_config(workdir)
+        if saved is None:
+            raise
+        check_same_config(saved, config, workdir, fixed=fixed)
+        files.write_json(path, saved)
+        terminal.say(f"{path} was lost or damaged; made again from the newest checkpoint.")
+
+
+def saved_config(workdir: Path) -> dict[str, Any] | None:
+    """The config of the run in `workdir` as `as_json` made it, by its newest checkpoint.
+
+    Of that, only the manifest is read, which tells by itself whether it is damaged; if it is, the
+    one before it is asked. None if there is none.
+    """
+    steps = [path for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()]
+    for path in sorted(steps, key=lambda path: int(path.name), reverse=True):
+        with contextlib.suppress(DataError, KeyError):
+            return files.read_manifest(path, check_files=False)["progress"]["config"]
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The `config.json` of a run.
+
+    Raises:
+      OutputError: it is not there.
+      CheckpointError: it cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise OutputError(
+            f"{path.parent} holds {_holds(path.parent)}, but no config.json: it is not a run's "
+            "folder; choose another --workdir, or put the config.json back."
         ) from None
-    if not isinstance(before, dict):
-        raise CheckpointError(f"{path} does not hold a config; choose another --workdir.")
-    check_same_config(before, config, workdir, fixed=fixed)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{path} cannot be read: it is damaged, and no checkpoint is there to make it again "
+            "from; choose another --workdir."
+        )
+    return found
 
 
 def check_same_config(
@@ -79,14 +123,10 @@ def check_same_config(
             )
 
 
-def _check_ours(workdir: Path) -> None:
-    """Refuses a folder that holds other things, among which results would get lost."""
-    for path in workdir.iterdir() if workdir.is_dir() else ():
-        if not path.name.startswith("."):  # what a run that was killed at once leaves is hidden
-            raise OutputError(
-                f"{workdir} holds {path.name}, but no config.json: it is not a run's folder; "
-                "choose another --workdir, or put the config.json back."
-            )
+def _holds(folder: Path) -> str:
+    """Something that lies there; '' if nothing does but what a run that was killed at once left."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return next((name for name in names if not name.startswith(".")), "")
 
 
 def check_same_data(before: str, now: str, workdir: Path) -> None:
@@ -103,13 +143,22 @@ def finished(config: Any, workdir: Path) -> dict[str, Any] | None:
     path = workdir / "results.json"
     if not path.exists():
         return None
+    why = "it is damaged"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        epochs, best_epoch = results["epochs"], results["best_epoch"]
-        stale = epochs - best_epoch < config.train.patience
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error!r}); remove it.") from None
-    if epochs < config.train.num_epochs and stale:
+        epochs, stale = results["epochs"], results["epochs"] - results["best_epoch"]
+        sound = results.keys() >= _REPORTED
+    except OSError as error:
+        sound, why = False, error.strerror
+    except (ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise CheckpointError(
+            f"{path} cannot be read: {why}; remove it, and the same command makes it again."
+        )
+    if epochs < config.train.num_epochs and stale < config.train.patience:
         return None
-    missing = [n for n in config.eval.metrics if f"test/{metrics.canonical(n)}" not in results]
-    return None if missing else results
+    names = [metrics.canonical(name) for name in config.eval.metrics]
+    shown = [f"{which}/{name}" for name in names for which in ("test", "test_full")]
+    wanted = {*shown, *(f"baseline/popularity/{name}" for name in shown)}
+    return results if results.keys() >= wanted else None

@@ -456,15 +456,22 @@ CASES = {
     ),
     "semicolons": (
         rows(MSSD, lambda rows: rows, delimiter=";"),
-        Refused("no column 'session_id'; its columns are session_id;session_position;"),
+        Refused("log.csv has semicolons between its columns; save it with commas there."),
+    ),
+    "no delimiter that is known": (
+        rows(MSSD, lambda rows: rows, delimiter=":"),
+        Refused("no column 'session_id'; its columns are session_id:session_position:"),
     ),
     "tabs in a .csv": (
         rows(TABLE, lambda rows: rows, delimiter="\t"),
-        Refused(r"log.csv has no column 'user'; its columns are user\titem\twhen"),
+        Refused(
+            "log.csv has tabs between its columns; save it with commas there, or give it a name "
+            "that ends in .tsv."
+        ),
     ),
     "commas in a .tsv": (
         text(TABLE, lambda data: data, "log.tsv"),
-        Refused("log.tsv has no column 'user'; its columns are user,item,when"),
+        Refused("log.tsv has commas between its columns; save it with tabs there, or give it a"),
     ),
     "narrow row": (
         text(MSSD, after_row(4, b"a,b")),

@@ -89,13 +89,42 @@ def test_a_failed_save_is_told_and_leaves_nothing(checkpoints, tmp_path, monkeyp
 
     monkeypatch.setattr(os, "fsync", full)
     checkpoints.save(state(2), {}, best_step=-1)
-    with pytest.raises(OutputError, match=r"2: not saved|2: cannot be created: No space"):
+    with pytest.raises(OutputError) as caught:
         checkpoints.wait()
+    assert str(caught.value) == (
+        f"{tmp_path}/checkpoints/2: not saved: No space left on device; make room and run the same "
+        "command again: it goes on from step 1."
+    )
     monkeypatch.setattr(os, "fsync", fsync)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     checkpoints.save(state(2), {}, best_step=-1)  # there is room again
     checkpoints.wait()
     assert checkpoints.latest_step == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            'RESOURCE_EXHAUSTED: Error writing "table/0.0" in OCDBT database at local file "/x/": '
+            "Failed to write 2730389 bytes to file 9: No space left on device "
+            "[os_error_code='28']\nmore",
+            "No space left on device; make room and run",
+        ),
+        ("... failed: Input/output error [os_error_code='5']", "Input/output error; mend that and"),
+        (f"{'x' * 500} why\nmore", f"{'x' * 196} why; mend that and run the same command again"),
+    ],
+)
+def test_why_the_arrays_were_not_saved_is_said_first(checkpoints, monkeypatch, text, said):
+    def fail(*_):
+        raise ValueError(text)
+
+    monkeypatch.setattr(checkpoints._arrays, "save", fail)
+    with pytest.raises(OutputError) as caught:
+        checkpoints.save(state(1), {}, best_step=-1)
+    assert f"checkpoints/1: not saved: {said}" in str(caught.value)
+    assert str(caught.value).endswith("run the same command again: it begins anew.")
+    assert "\n" not in str(caught.value)
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
@@ -143,6 +172,27 @@ def test_a_damaged_step_is_not_restored(checkpoints, tmp_path):
         again.restore(1, state(0))
     with pytest.raises(CheckpointError, match="9 is missing"):
         again.progress(9)
+    again.close()
+
+
+def test_the_best_is_known_without_reading_the_newest(checkpoints, tmp_path, monkeypatch):
+    assert checkpoints.best_step is None
+    for step in (1, 2):
+        checkpoints.save(state(step), {}, best_step=1)
+    checkpoints.close()
+    folder, read = tmp_path / "checkpoints", []
+    sha256 = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(str(path)) or sha256(path))
+    again = Checkpoints(folder)
+    assert again.best_step == 1
+    assert read == []
+    again.restore(again.best_step, state(0))
+    again.progress(again.best_step)
+    whole = [path for path in (folder / "1").rglob("*") if path.is_file()]
+    assert len(read) == len(whole) - 1  # each once, and the manifest tells of itself
+    flip(folder / "2" / "manifest.json", -20)
+    with pytest.raises(CheckpointError, match=r"2/manifest\.json.* Run main\.py in this --workdir"):
+        assert Checkpoints(folder).best_step
     again.close()
 
 

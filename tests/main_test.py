@@ -97,6 +97,7 @@ def test_mssd_from_logs_to_results(tmp_path):
     [
         ([], 2, "say what to run: --config=configs/sasrec_skip.py"),
         (["--config=configs/sasrec_skp.py"], 2, "Did you mean configs/sasrec_skip.py?"),
+        (["--config=no\nsuch\x1b.py"], 2, r"--config=no\nsuch\x1b.py: no such file."),
         (["--confg=configs/tiny.py"], 2, "Did you mean: config ?"),
         (["--config=configs/tiny.py", "more"], 2, "unknown argument 'more'"),
         (

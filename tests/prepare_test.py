@@ -93,7 +93,8 @@ def test_what_is_dropped_is_said(run, logs, tmp_path):
     path.write_text("".join(lines))
     code, _, err = run("prepare", "mssd", logs, "--out", tmp_path / "out")
     assert (code, os.listdir(tmp_path)) == (65, ["logs"])
-    assert "csv row 61, column session_id: '' is not an id; correct it, or leave out bad" in err
+    fix = "correct it, or leave out bad sessions with --on_bad_session=drop.\n"
+    assert f"csv row 61, column session_id: '' is not an id; {fix}" in err
     options = ["--out", tmp_path / "out", "--on_bad_session=drop"]
     code, out, err = run("prepare", "mssd", logs, *options)
     assert (code, err) == (0, "")
@@ -136,6 +137,7 @@ def test_demo_and_prepare(run, tmp_path):
             "--on_bad_session: invalid choice: 'skip'",
         ),
         (["prepare", "mssd", "nowhere", "--out", "o"], 65, "nowhere: no such file or folder."),
+        (["prepare", "mssd", "no\nwhere\x1b", "--out", "o"], 65, r"no\nwhere\x1b: no such file"),
         (["prepare", "mssd", "logs", "--out", "logs"], 73, "logs exists already"),
         (["prepare", "mssd", "logs", "--out", "/dev/null/o"], 73, "/dev/null/o: cannot be"),
         (["prepare", "table", "x", "--out", "o"], 2, "exactly one of position_column and time_col"),
@@ -179,7 +181,8 @@ def test_ctrl_c_ends_quietly(run, logs, tmp_path, monkeypatch):
 
     monkeypatch.setattr("skipjax.data.writer.SessionsWriter.add", interrupted)
     code, out, err = run("prepare", "mssd", logs, "--out", tmp_path / "deep" / "out")
-    assert (code, out, err) == (130, "", "skipjax: interrupted.\n")
+    said = "skipjax: interrupted; nothing unfinished is left behind.\n"
+    assert (code, out, err) == (130, "", said)
     assert os.listdir(tmp_path) == ["logs"]
 
 
@@ -216,5 +219,6 @@ def test_signals_leave_nothing(tmp_path, number, code):
         os.close(pipe)
         _, err = process.communicate(timeout=30)
     assert process.returncode == code
-    assert "Traceback" not in err
+    said = {130: "interrupted", 143: "terminated"}[code]
+    assert err == f"skipjax: {said}; nothing unfinished is left behind.\n"
     assert os.listdir(tmp_path) == ["log.csv"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import runs
 
+import runs
 from skipjax import train
 from skipjax.cli import main as cli
 from skipjax.data import sources
@@ -227,7 +227,8 @@ def test_interrupted_it_leaves_nothing(workdir, tmp_path):
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (143, "skipjax: terminated.\n")
+    said = "skipjax: terminated; nothing unfinished is left behind.\n"
+    assert (process.returncode, err) == (143, said)
     assert os.listdir(tmp_path) == ["in.csv"]
 
 

@@ -82,7 +82,7 @@ def test_sigterm_cleans_up_and_exits_with_143():
     program = """
 import signal
 from skipjax.signals import clean_up_on_sigterm
-clean_up_on_sigterm()
+clean_up_on_sigterm("all is kept")
 try:
     signal.raise_signal(signal.SIGTERM)
 finally:
@@ -90,4 +90,4 @@ finally:
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (143, "cleaned up\n")
-    assert found.stderr == "skipjax: terminated.\n"
+    assert found.stderr == "skipjax: terminated; all is kept.\n"

@@ -150,7 +150,8 @@ def test_bad_sessions_are_dropped_if_that_is_asked_for(data, preparations, logs)
     assert sources.load(data).num_sessions == 49
     assert sources.load(data).info["dropped"]["sessions"] == 1
     data.on_bad_session = "error"
-    with pytest.raises(DataError, match=r"csv row .*'yes' is not true or false"):
+    said = r"csv row .*'yes' is not true or false;.* --config\.data\.on_bad_session=drop\."
+    with pytest.raises(DataError, match=said):
         sources.load(data)
 
 

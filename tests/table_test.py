@@ -4,6 +4,7 @@ import collections
 import csv
 import datetime
 import gzip
+import json
 import os
 
 import numpy as np
@@ -44,6 +45,13 @@ def log(num_users=12, seed=0):
 
 def as_csv(rows, header=HEADER, delimiter=","):
     return "".join(delimiter.join(row) + "\n" for row in [header, *rows]).encode()
+
+
+def as_json_lines(rows, **types):
+    objects = [dict(zip(HEADER, row, strict=True)) for row in rows]
+    for row in objects:
+        row.update({name: kind(row[name]) for name, kind in types.items()})
+    return "".join(json.dumps(row) + "\n" for row in objects).encode()
 
 
 def as_parquet(path, rows, **types):
@@ -132,6 +140,11 @@ WAYS = {
     "tabs gzipped": lambda at, rows: written(
         at / "l.tsv.gz", gzip.compress(as_csv(rows, delimiter="\t"))
     ),
+    "json lines": lambda at, rows: written(at / "l.jsonl", as_json_lines(rows)),
+    "json lines gzipped": lambda at, rows: written(
+        at / "l.ndjson.gz", gzip.compress(as_json_lines(rows, when=int, hated=int))
+    ),
+    "another name": lambda at, rows: written(at / "l.log", as_csv(rows)),
     "folder": lambda at, rows: in_two(at / "in", rows, ".csv"),
     "glob": lambda at, rows: f"{in_two(at / 'in', rows, '.csv')}/?.csv",
     "parquet of text": lambda at, rows: as_parquet(at / "l.parquet", rows),

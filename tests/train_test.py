@@ -1,6 +1,7 @@
 """The loop: what it leaves, how it goes on, what it refuses."""
 
 import importlib
+import itertools
 import json
 import shutil
 import signal
@@ -306,11 +307,35 @@ def test_a_damaged_best_epoch_is_said_at_once(make, tmp_path, monkeypatch):
 def test_a_lost_config_does_not_let_another_run_in(make, tmp_path):
     train.train_and_evaluate(make(train__num_epochs=1), tmp_path)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(OutputError, match="not a run's folder"):
+    with pytest.raises(CheckpointError, match=r"config\.seed = 0, not 1"):
         train.train_and_evaluate(make(seed=1), tmp_path)
+    assert not (tmp_path / "config.json").exists()
     (tmp_path / "config.json").write_text(json.dumps(as_json(make(seed=1))))
     with pytest.raises(CheckpointError, match=r"config\.seed = 0, not 1"):
         train.train_and_evaluate(make(seed=1), tmp_path)
+
+
+def test_a_lost_or_damaged_config_is_made_again(make, tmp_path, capsys):
+    """Where a checkpoint holds it; which of those is damaged is known by its manifest."""
+    expected = train.train_and_evaluate(make(), tmp_path)
+    path = tmp_path / "config.json"
+    content, newest = path.read_text(), tmp_path / "checkpoints" / "6" / "manifest.json"
+    capsys.readouterr()
+    for text in (None, "{", content.replace('"seed": 0', '"seed": 1')):
+        path.unlink() if text is None else path.write_text(text)
+        assert train.train_and_evaluate(make(), tmp_path) == expected
+        assert path.read_text() == content
+        said = f"{path} was lost or damaged; made again from the newest checkpoint."
+        assert said in capsys.readouterr().out
+    path.unlink()
+    (tmp_path / "results.json").unlink()
+    newest.write_text(newest.read_text().replace('"seed": 0', '"seed": 1'))
+    assert train.train_and_evaluate(make(), tmp_path) == expected
+    assert path.read_text() == content
+    shutil.rmtree(tmp_path / "checkpoints")
+    path.unlink()
+    with pytest.raises(OutputError, match="not a run's folder"):
+        train.train_and_evaluate(make(), tmp_path)
 
 
 def test_a_folder_of_other_things_is_refused(make, tmp_path):
@@ -370,15 +395,24 @@ def test_a_workdir_that_is_a_file_is_named(make, tmp_path):
         train.train_and_evaluate(make(), tmp_path / "file")
 
 
-@pytest.mark.parametrize("text", [b"{", b"", b"\xff", b"[1]", b"3", b"null"])
-@pytest.mark.parametrize("name", ["config.json", "results.json"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *itertools.product(
+            ["config.json", "results.json"], [b"{", b"", b"\xff", b"[1]", b"3", b"null"]
+        ),
+        ("results.json", b'{"epochs": 1, "best_epoch": 1}'),
+    ],
+)
 def test_a_damaged_file_is_named(make, tmp_path, name, text):
     config = make(train__num_epochs=1)
     (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
     (tmp_path / name).write_bytes(text)
-    with pytest.raises(CheckpointError, match=rf"{name} (cannot be read|does not hold)") as caught:
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read: it is damaged") as caught:
         train.train_and_evaluate(config, tmp_path)
     assert len(str(caught.value).splitlines()) == 1
+    fix = {"config.json": "choose another --workdir", "results.json": "the same command makes it"}
+    assert fix[name] in str(caught.value)
 
 
 @pytest.mark.parametrize(

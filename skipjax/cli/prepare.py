@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from skipjax import terminal
 from skipjax.cli.parsing import Parser, choose, count
-from skipjax.data import layout, mssd, table
+from skipjax.data import layout, mssd, rows, table
 from skipjax.data.dropped import described
 from skipjax.data.sessions import Sessions
 
 KINDS = {
     "mssd": "log files of Spotify's Music Streaming Sessions Dataset, as published",
-    "table": "any CSV, TSV or Parquet whose columns you name",
+    "table": "any CSV, TSV, JSON lines or Parquet whose columns you name",
 }
 
 
@@ -53,7 +53,7 @@ def _parser(kind: str) -> Parser:
     endings = (
         ".csv, .csv.gz, or a .tar or .tar.gz of them (read without unpacking)"
         if kind == "mssd"
-        else ".csv or .tsv, gzipped or not, or .parquet"
+        else f"{rows.DESCRIPTION}; other names are read as CSV"
     )
     add("sources", nargs="+", metavar="SRC", help=f"files, folders or glob patterns: {endings}")
     add("--out", required=True, metavar="DIR", help="the folder to make")

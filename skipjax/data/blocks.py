@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from skipjax.data.inputs import reading, shown
-from skipjax.errors import DataError
+from skipjax.errors import BadSessionError, DataError
 
 T = TypeVar("T")
 
 BLOCK_BYTES = 16 << 20
 _PARSE_BYTES = 2 << 20  # what one pyarrow thread parses at a time
 _LONGEST_LINE = 1 << 20
+_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars (|)"}
 TEXT = pa.string()
 REPEATED_TEXT = pa.dictionary(pa.int32(), pa.string())
 
@@ -45,7 +46,7 @@ class Block:
     def refuse(
         self, rows: Iterable[int], column: str, expected: str | Callable[[int], str]
     ) -> None:
-        """Raises a DataError for the first of `rows`, or notes them all as faults.
+        """Raises a BadSessionError for the first of `rows`, or notes them all as faults.
 
         Args:
           rows: those whose value in `column` is bad, numbered from 0 in this block.
@@ -56,10 +57,7 @@ class Block:
             wanted = expected if isinstance(expected, str) else expected(row)
             fault = f"column {column}: {_written(self.table[column], row)} is not {wanted}"
             if self.faults is None:
-                raise DataError(
-                    f"{self.file} row {self.first_row + row}, {fault}; correct it, or leave out "
-                    "bad sessions with on_bad_session=drop."
-                )
+                raise BadSessionError(f"{self.file} row {self.first_row + row}, {fault}")
             self.faults.setdefault(row, fault)
 
 
@@ -94,6 +92,7 @@ def read_csv(
     types: Mapping[str, pa.DataType],
     *,
     delimiter: str = ",",
+    endings: Mapping[str, str] | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[Block]:
     """Reads the columns in `types`, found by name, as text; others are passed over.
@@ -105,12 +104,13 @@ def read_csv(
       name: of the file, for messages.
       types: column name to TEXT or REPEATED_TEXT (dictionary-encoded; for few values).
       delimiter: one character.
+      endings: what a name must end in for another one; for messages.
       block_bytes: how much to read at a time.
 
     Raises:
       DataError: no rows, a missing column, a row of another width, or damaged bytes.
     """
-    names = _header(file, name, types, delimiter)
+    names = _header(file, name, types, delimiter, endings or {})
     convert = pa_csv.ConvertOptions(
         column_types=dict(types),
         include_columns=list(types),
@@ -178,7 +178,11 @@ def check_columns(name: str, present: list[str], wanted: Mapping[str, object]) -
 
 
 def _header(
-    file: BinaryIO, name: str, types: Mapping[str, pa.DataType], delimiter: str
+    file: BinaryIO,
+    name: str,
+    types: Mapping[str, pa.DataType],
+    delimiter: str,
+    endings: Mapping[str, str],
 ) -> list[str]:
     """The column names, those not wanted replaced so that all differ."""
     with reading(name):
@@ -197,8 +201,21 @@ def _header(
             "\\r\\n."
         )
     present = [column.strip() for column in _split(text, delimiter) or ()]
+    if len(present) == 1 < len(types):
+        _check_delimiter(name, text, delimiter, endings)
     check_columns(name, present, types)
     return [c if c in types else f"\0{number}" for number, c in enumerate(present)]
+
+
+def _check_delimiter(name: str, header: str, delimiter: str, endings: Mapping[str, str]) -> None:
+    """Raises a DataError if something else than `delimiter` seems to separate the columns."""
+    seen = max(_DELIMITERS, key=header.count)
+    if seen in header:
+        rename = f", or give it a name that ends in {endings[seen]}" if seen in endings else ""
+        raise DataError(
+            f"{name} has {_DELIMITERS[seen]} between its columns; save it with "
+            f"{_DELIMITERS[delimiter]} there{rename}."
+        )
 
 
 def _whole_lines(file: BinaryIO, name: str, block_bytes: int) -> Iterator[tuple[bytes, bool]]:

@@ -18,8 +18,6 @@ from skipjax.data import rows
 from skipjax.data.catalogue import Catalogue
 from skipjax.ids import FIRST_TRACK_ID
 
-_BETWEEN = {rows.CSV: ",", rows.TSV: "\t"}
-
 
 def table_of(
     session_ids: pa.Array, scores: np.ndarray, ids: np.ndarray, catalogue: Catalogue
@@ -85,7 +83,7 @@ def new_file(path: str | os.PathLike) -> Iterator[Callable[[pa.Table], None]]:
 
 
 def _header(names: list[str], kind: str) -> bytes:
-    return (_BETWEEN[kind].join(names) + "\n").encode()
+    return (rows.DELIMITERS[kind].join(names) + "\n").encode()
 
 
 def _lines(table: pa.Table, kind: str) -> bytes:
@@ -95,7 +93,7 @@ def _lines(table: pa.Table, kind: str) -> bytes:
         if kind == rows.JSON_LINES:
             parts.append(f"{', ' if number else '{'}{json.dumps(name)}: ")
         elif number:
-            parts.append(_BETWEEN[kind])
+            parts.append(rows.DELIMITERS[kind])
         parts.append(_texts(column.combine_chunks(), kind))
     parts += ["}\n" if kind == rows.JSON_LINES else "\n", ""]  # the last goes between all
     parts = [pa.scalar(p, pa.large_string()) if isinstance(p, str) else p for p in parts]
@@ -116,5 +114,5 @@ def _texts(column: pa.Array, kind: str) -> pa.Array:
 def _quoted(text: str, kind: str) -> str:
     """As CSV has it: in quotes where it must be."""
     line = io.StringIO()
-    csv.writer(line, delimiter=_BETWEEN[kind], lineterminator="\r\n").writerow([text])
+    csv.writer(line, delimiter=rows.DELIMITERS[kind], lineterminator="\r\n").writerow([text])
     return line.getvalue()[:-2]

@@ -22,21 +22,29 @@ _ENDINGS = {
     ".parquet": PARQUET,
     ".pq": PARQUET,
 }
+SUFFIXES = tuple(_ENDINGS) + tuple(f"{e}.gz" for e, kind in _ENDINGS.items() if kind != PARQUET)
+DELIMITERS = {CSV: ",", TSV: "\t"}
 _PARQUET_ROWS = 1 << 17  # about as many as a block of CSV has
 DESCRIPTION = ".csv, .tsv or .jsonl, each with .gz or without, or .parquet"
 
 
-def format_of(path: str | os.PathLike) -> tuple[str, bool]:
+def format_of(path: str | os.PathLike, otherwise: str = "") -> tuple[str, bool]:
     """The format that the name of a file stands for, and whether it is gzipped.
 
+    Args:
+      path: the file.
+      otherwise: the format of a file with an unknown ending.
+
     Raises:
-      ConfigError: an unknown ending.
+      ConfigError: an unknown ending, and nothing given for it.
     """
     name = Path(path).name.lower()
     packed = name.endswith(".gz")
     ending = Path(name.removesuffix(".gz")).suffix
     found = _ENDINGS.get(ending)
     if found is None or (packed and found == PARQUET):
+        found = otherwise
+    if not found:
         raise ConfigError(f"{path}: its name must end in {DESCRIPTION}.")
     return found, packed
 
@@ -45,6 +53,7 @@ def read(
     path: str | os.PathLike,
     wanted: Mapping[str, pa.DataType],
     *,
+    otherwise: str = "",
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[tuple[Block, int]]:
     """Blocks of a file as stored, each with how many bytes of it have been read.
@@ -52,6 +61,7 @@ def read(
     Args:
       path: the file.
       wanted: columns to read, others being passed over; for CSV, with the types of `read_csv`.
+      otherwise: the format of a file with an unknown ending.
       block_bytes: how much to read at a time.
 
     Raises:
@@ -59,7 +69,7 @@ def read(
       DataError: no rows, a missing column, or damage, which checksums show where there are any.
     """
     path, name = Path(path), str(path)
-    kind, _ = format_of(path)
+    kind, _ = format_of(path, otherwise)
     if kind == PARQUET:
         yield from _read_parquet(path, wanted)
         return
@@ -67,8 +77,14 @@ def read(
         if kind == JSON_LINES:
             blocks = read_json_lines(stream, name, wanted, block_bytes=block_bytes)
         else:
-            delimiter = "\t" if kind == TSV else ","
-            blocks = read_csv(stream, name, wanted, delimiter=delimiter, block_bytes=block_bytes)
+            blocks = read_csv(
+                stream,
+                name,
+                wanted,
+                delimiter=DELIMITERS[kind],
+                endings={",": ".csv", "\t": ".tsv"},
+                block_bytes=block_bytes,
+            )
         for block in blocks:
             yield block, position(raw)
 

@@ -14,7 +14,7 @@ from typing import Any
 from skipjax.data import demo, layout, mssd, table
 from skipjax.data.inputs import Progress
 from skipjax.data.sessions import Sessions
-from skipjax.errors import ConfigError, DataError, OutputError
+from skipjax.errors import BadSessionError, ConfigError, DataError, OutputError
 
 NAMES = ("demo", "mssd", "table", "prepared")
 
@@ -106,6 +106,9 @@ def _cached(folder: Path, prepare: Callable[[Path], Sessions]) -> Sessions:
             if not folder.exists():
                 raise
             # Another process prepared the same data meanwhile; what it made is as good.
+        except BadSessionError as error:
+            error.switch = "--config.data.on_bad_session=drop"
+            raise
     try:
         return Sessions.open(folder)
     except DataError as error:

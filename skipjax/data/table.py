@@ -1,4 +1,4 @@
-"""Reads listening logs from any CSV, TSV or Parquet, its columns named by the user."""
+"""Reads listening logs from files of any format of `rows`, their columns named by the user."""
 
 import dataclasses
 import os
@@ -7,28 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from skipjax.data import fields
-from skipjax.data.blocks import (
-    BLOCK_BYTES,
-    REPEATED_TEXT,
-    TEXT,
-    Block,
-    ahead,
-    check_columns,
-    noting,
-    read_csv,
-)
-from skipjax.data.inputs import Progress, Sources, find, open_stream, position, reading
+from skipjax.data import fields, rows
+from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, ahead, noting
+from skipjax.data.inputs import Progress, Sources, find
 from skipjax.data.sessions import BRIEFLY_LEVEL, NUM_LEVELS, PLAYED_LEVEL, Sessions
 from skipjax.data.writer import SessionsWriter
-from skipjax.errors import ConfigError, DataError
-
-_PARQUET = (".parquet", ".pq")
-_TABS = (".tsv", ".tsv.gz", ".tab", ".tab.gz")
-_SUFFIXES = (".csv", ".csv.gz", *_TABS, *_PARQUET)
-_PARQUET_ROWS = 1 << 17  # about as many as a block of CSV has
+from skipjax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +92,8 @@ def prepare(
     """Prepares a log as a folder of sessions, and opens it.
 
     Args:
-      sources: a path or several: CSV or TSV, gzipped or not, or Parquet; folders; glob patterns.
+      sources: a path or several: CSV, TSV or JSON lines, gzipped or not, or Parquet, by its name,
+        or else CSV; folders; glob patterns.
       out: the new folder.
       columns: which column is what.
       num_sessions: keep a uniform sample of so many sessions; 0 keeps all.
@@ -147,7 +133,7 @@ def prepare(
 
 def files(sources: Sources) -> list[Path]:
     """The files that `prepare` would read."""
-    return find(sources, _SUFFIXES)
+    return find(sources, rows.SUFFIXES)
 
 
 def read(
@@ -174,59 +160,11 @@ def _blocks(paths: list[Path], columns: Columns, block_bytes: int) -> Iterator[t
     """Blocks as stored, each with how many bytes of the files have been read."""
     before = 0
     for path in paths:
-        parquet = path.name.lower().endswith(_PARQUET)
-        blocks = _read_parquet(path, columns) if parquet else _read_csv(path, columns, block_bytes)
-        for block, done in blocks:
+        for block, done in rows.read(
+            path, columns.csv_types, otherwise=rows.CSV, block_bytes=block_bytes
+        ):
             yield block, before + done
         before += path.stat().st_size
-
-
-def _read_csv(path: Path, columns: Columns, block_bytes: int) -> Iterator[tuple[Block, int]]:
-    """Blocks of a file, each with how many bytes of it have been read."""
-    delimiter = "\t" if path.name.lower().endswith(_TABS) else ","
-    with open_stream(path) as (stream, raw):
-        for block in read_csv(
-            stream, str(path), columns.csv_types, delimiter=delimiter, block_bytes=block_bytes
-        ):
-            yield block, position(raw)
-
-
-def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[Block, int]]:
-    """As `_read_csv`. Page checksums, where there are any, are verified."""
-    name, wanted = str(path), columns.csv_types
-    with reading(name):
-        schema = pq.read_schema(path)
-    check_columns(name, schema.names, wanted)
-    kinds = {column: schema.field(column).type for column in wanted}
-    for column, kind in kinds.items():
-        if pa.types.is_nested(kind):
-            raise DataError(f"{name}, column {column}, holds {kind}, not single values.")
-    with reading(name):
-        file = pq.ParquetFile(
-            path,
-            page_checksum_verification=True,
-            pre_buffer=False,
-            # One long text in all rows then takes no more memory than in one.
-            read_dictionary=[column for column, kind in kinds.items() if kind == pa.string()],
-        )
-    with file:
-        rows, size = file.metadata.num_rows, path.stat().st_size
-        if not rows:
-            raise DataError(f"{name} has no rows.")
-        batches = file.iter_batches(_PARQUET_ROWS, columns=list(wanted))
-        row = 0
-        while True:
-            with reading(name):
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                batch.validate(full=True)  # a damaged page may hold indices that lead nowhere
-            if batch.num_rows:
-                done = min(row + batch.num_rows, rows)
-                yield Block(pa.Table.from_batches([batch]), name, row + 1), size * done // rows
-            row += batch.num_rows
-        if row != rows:
-            raise DataError(f"{name} has {row} rows where its footer says {rows}: damaged.")
 
 
 def _order_form(block: Block, columns: Columns) -> str:
