@@ -277,8 +277,11 @@ def init_params(key: jax.Array, encoder: Encoder, num_ids: int, width: int) -> d
       {"encoder": tree, "table": [V, D] float32 track embeddings}.
     """
     encoder_key, table_key = jax.random.split(key)
-    embedded = jnp.zeros((1, encoder.max_length, width))
-    variables = encoder.init(encoder_key, embedded, jnp.ones(embedded.shape[:2], bool))
+    embedded = jax.ShapeDtypeStruct((1, encoder.max_length, width), jnp.float32)
+    # Lazily: each operation of a forward pass would be compiled, for nothing, at every start.
+    variables = encoder.lazy_init(
+        encoder_key, embedded, jax.ShapeDtypeStruct(embedded.shape[:2], jnp.bool_)
+    )
     return {
         "encoder": variables["params"],
         # Compiled, or each of its steps would leave an array of the table's size behind.

@@ -36,6 +36,7 @@ class Report:
     unknown: int = 0  # events of tracks that the model does not know
     examples: list[str] = dataclasses.field(default_factory=list)  # a few of those tracks
     fallbacks: int = 0  # sessions without a track that it knows
+    full: int = 0  # sessions that get as many tracks as were asked for
     dropped: int = 0
     dropped_rows: int = 0
     first_fault: str = ""
@@ -46,17 +47,25 @@ class Report:
         if self.unknown:
             examples = ", ".join(map(repr, self.examples))
             said.append(
-                f"{self.unknown:,} of {self.events:,} events are of tracks that the model does "
+                f"{self.unknown:,} of {plural(self.events, 'event')} on tracks that the model does "
                 f"not know, such as {examples}: passed over."
             )
         if self.fallbacks:
             said.append(
-                f"{self.fallbacks:,} of {self.sessions:,} sessions have no track that the model "
-                "knows: they get the most played ones, without a score."
+                f"{self.fallbacks:,} of {plural(self.sessions, 'session')} without a track that "
+                "the model knows: given the most played ones, without a score."
+            )
+        if short := self.sessions - self.full:
+            said.append(
+                f"{short:,} of {plural(self.sessions, 'session')} with fewer recommendations than "
+                "asked for: all other tracks that the model knows were heard there."
             )
         if self.dropped or self.dropped_rows:
-            rows = f" and {self.dropped_rows:,} rows of no session" if self.dropped_rows else ""
-            said.append(f"Dropped: {self.dropped:,} sessions{rows}; first {self.first_fault}.")
+            rows = f" and {plural(self.dropped_rows, 'row')} of no session"
+            said.append(
+                f"Dropped: {plural(self.dropped, 'session')}{rows if self.dropped_rows else ''}; "
+                f"first {self.first_fault}."
+            )
         return said
 
     def add(self, histories: Histories, encoded: Encoded) -> None:
@@ -68,7 +77,12 @@ class Report:
         self.fallbacks += int((encoded.lengths == 0).sum())
         self.dropped += histories.dropped
         self.dropped_rows += histories.dropped_rows
-        self.first_fault = self.first_fault or histories.first_fault
+        if histories.faults:
+            self.first_fault = self.first_fault or histories.faults[0]
+
+    def add_table(self, table: pa.Table, k: int) -> None:
+        self.recommendations += len(table)
+        self.full += int((table["rank"].to_numpy() == k).sum())
 
 
 class Recommender:
@@ -188,11 +202,11 @@ class Recommender:
             waiting.append(self._begun(some, encoded, k, exclude_seen))
             if len(waiting) > 1:
                 table = waiting.popleft()()
-                report.recommendations += len(table)
+                report.add_table(table, k)
                 yield table
         for finish in waiting:
             table = finish()
-            report.recommendations += len(table)
+            report.add_table(table, k)
             yield table
         if report.first_fault and not report.sessions:
             raise DataError(f"no session is left: {report.first_fault}.")
@@ -287,6 +301,11 @@ class Recommender:
         hidden = model.hidden(batch["tracks"], batch["valid"], feedback)
         exclude = _seen(encoded, rows, (shape[0], width)) if width else None
         return model.best(hidden, exclude, k)
+
+
+def plural(number: int, noun: str) -> str:
+    """As in 1 session, 2,000 sessions."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _seen(encoded: Encoded, rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

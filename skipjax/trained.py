@@ -12,10 +12,10 @@ from skipjax import ranking
 from skipjax.checkpoints import Checkpoints
 from skipjax.data.catalogue import TRACKS, Catalogue
 from skipjax.encoders import Encoder, init_params, make_encoder
-from skipjax.errors import CheckpointError, DataError
+from skipjax.errors import CheckpointError, ConfigError, DataError
 from skipjax.limits import check_limits
 from skipjax.model import Model
-from skipjax.workdir import check_same_config
+from skipjax.workdir import check_same_config, saved_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,20 +111,28 @@ def model_of(
 
 
 def _read_config(workdir: Path) -> ConfigDict:
-    """The `config.json` of a run.
+    """The `config.json` of a run, or what its newest checkpoint has instead if that is damaged.
 
     Raises:
-      CheckpointError: it is not there, or cannot be used.
+      CheckpointError: neither is there, or can be used.
     """
     path = workdir / "config.json"
     try:
-        config = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        found = saved_config(workdir)
+        if found is None:
+            what = error.strerror if isinstance(error, OSError) else "damaged"
+            raise CheckpointError(
+                f"{path}: {what}; give the --workdir of a run of main.py."
+            ) from None
+        print(f"{path} is lost or damaged; the newest checkpoint's is used.", flush=True)
+    config = ConfigDict(found)
+    try:
         check_limits(config)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: {error.strerror}; give the --workdir of a run of main.py."
-        ) from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except ConfigError as error:
         raise CheckpointError(
             f"{path} cannot be used ({error}); choose another --workdir."
         ) from error

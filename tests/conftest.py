@@ -12,15 +12,27 @@ import pytest
 
 from skipjax.data.sessions import Sessions
 
+COMPILED = "SKIPJAX_TESTS_COMPILED"  # a folder of compiled programs, shared by all workers
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_platforms", "cpu")
-# Most of the suite's time is compiling: less of it, and none of it twice. Commands that run in
-# processes of their own are not affected.
+# Most of the suite's time is compiling: less of it, and none of it twice.
 jax.config.update("jax_disable_most_optimizations", True)
-_compiled = tempfile.TemporaryDirectory(prefix="skipjax-compiled-")
-jax.config.update("jax_compilation_cache_dir", _compiled.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+if jax.__version_info__ < (0, 11):
+    # Neither do kernels need MLIR's passes. Backends read this when they are made, processes of
+    # their own must not.
+    before = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_cpu_use_fusion_emitters=false"
+    jax.devices()
+    os.environ.pop("XLA_FLAGS")
+    if before is not None:
+        os.environ["XLA_FLAGS"] = before
+if COMPILED not in os.environ:  # else this is a worker, and its parent has made one for all
+    _compiled = tempfile.TemporaryDirectory(prefix="skipjax-compiled-")
+    os.environ[COMPILED] = _compiled.name
+jax.config.update("jax_compilation_cache_dir", os.environ[COMPILED])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_addoption(parser):

@@ -235,7 +235,7 @@ def test_sessions_with_a_bad_value_may_be_dropped(tmp_path, block_bytes):
     ]
     assert sum(some.dropped for some in found) == 2
     assert sum(some.dropped_rows for some in found) == 2
-    first = next(some.first_fault for some in found if some.first_fault)
+    first = next(some.faults[0] for some in found if some.faults)
     assert "a.csv row " in first
     table = pa_csv.read_csv(tmp_path / "a.csv").select(["session_id", "track_id"])
     found = list(histories.from_table(table, Columns(), on_bad_session="drop"))

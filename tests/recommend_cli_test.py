@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 import runs
+
 from skipjax import train
 from skipjax.cli import main as cli
 from skipjax.data import sources
@@ -112,9 +113,9 @@ def test_recommend_says_what_it_did(run, workdir, tmp_path):
     said = out.splitlines()
     assert said[0] == "tiny-track, epoch 1 (validation HR@10 0.2500)"
     assert said[1].startswith(
-        "2 of 6 events are of tracks that the model does not know, such as 'x', 'y'"
+        "2 of 6 events on tracks that the model does not know, such as 'x', 'y'"
     )
-    assert said[2].startswith("1 of 3 sessions have no track that the model knows")
+    assert said[2].startswith("1 of 3 sessions without a track that the model knows")
     assert said[3].startswith("The model reads skips, and was told of none")
     assert said[4].startswith(f"{tmp_path / 'out.csv'}: 12 recommendations for 3 sessions, in ")
     with open(tmp_path / "out.csv", newline="") as file:
@@ -137,7 +138,10 @@ def test_recommend_may_drop_bad_sessions(run, workdir, tmp_path):
     assert not (tmp_path / "out.jsonl").exists()
     code, out, err = run(*command, "--output", tmp_path / "out.jsonl", "--on_bad_session=drop")
     assert (code, err) == (0, "")
-    assert "Dropped: 1 sessions; first " in out
+    assert "Dropped: 1 session; first " in out
+    listed = tmp_path / "out.jsonl.dropped.txt"
+    assert f"{listed} has a line for each that was dropped" in out
+    assert re.fullmatch(r".*in\.tsv row 5, column t: 'null' is not an id\n", listed.read_text())
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert {row["session_id"] for row in rows} == {"b"}
     assert len(rows) == 20
@@ -158,7 +162,7 @@ def test_evaluate_refuses_other_data(run, workdir, tmp_path):
     cache = f"--config.data.cache_dir={tmp_path / 'cache'}"
     code, out, err = run("evaluate", "--workdir", workdir, cache)
     assert (code, out) == (76, "")
-    assert "holds float32[62, 16] as .params['table'], but this run has float32[" in err
+    assert "was trained on other data" in err
     config = runs.tiny()
     config.data.cache_dir = str(tmp_path / "cache")
     num_tracks = len(split_as(config.data, sources.load(config.data)).track_ids)

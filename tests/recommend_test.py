@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import reference
+import runs
 from conftest import make_sessions, random_listening
 
-import runs
 from skipjax import ranking, targets, trained
 from skipjax.checkpoints import Checkpoints
 from skipjax.data.batches import held_out_batches
@@ -198,7 +198,8 @@ def test_all_that_was_heard_is_left_out_however_much_that_is():
     recommender, _ = make(num_tracks=400)
     names = runs.names(400)
     session = names[:390] + names[:25]
-    found = recommender.recommend([session, session[:7], names], 20)
+    with pytest.warns(UserWarning, match="2 of 3 sessions with fewer recommendations than asked"):
+        found = recommender.recommend([session, session[:7], names], 20)
     rows = by_session(found)
     assert sorted(row["track_id"] for row in rows[0]) == names[390:]  # all that is left
     assert len(rows[1]) == 20
@@ -253,10 +254,10 @@ def test_what_is_strange_is_warned_of():
         found = recommender.recommend([[NAMES[0], "x", "y", "x"], ["z"], [7], []], 3)
     first, second = (str(warning.message) for warning in caught)
     assert first == (
-        "5 of 6 events are of tracks that the model does not know, such as 'x', 'y', 'z': passed "
+        "5 of 6 events on tracks that the model does not know, such as 'x', 'y', 'z': passed "
         "over."
     )
-    assert second.startswith("3 of 4 sessions have no track that the model knows")
+    assert second.startswith("3 of 4 sessions without a track that the model knows")
     assert caught[0].filename == __file__
     for number in (1, 2, 3):  # the most played, in order
         rows = by_session(found)[number]
@@ -363,12 +364,28 @@ def other_tracks(run):
     pq.write_table(table.slice(1), run / "tracks.parquet")
 
 
+def without_config_and_checkpoints(run):
+    (run / "config.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_a_lost_config_is_that_of_the_newest_checkpoint(sound_run, tmp_path, content, capsys):
+    shutil.copytree(sound_run, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").unlink()
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    found = Recommender.load(tmp_path).recommend([NAMES[:5]], 9)
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/config.json is lost or damaged; the newest checkpoint's is used.\n"
+    )
+    assert found.equals(Recommender.load(sound_run).recommend([NAMES[:5]], 9))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: (run / "config.json").unlink(), r"config\.json: No such file"),
-        (lambda run: (run / "config.json").write_text("{"), r"config\.json cannot be used"),
-        (lambda run: (run / "config.json").write_text("[]"), r"config\.json cannot be used"),
+        (without_config_and_checkpoints, r"config\.json: No such file or directory; give the"),
         (lambda run: edit(run / "config.json", model__width=7), "width .7. must be divisible"),
         (lambda run: edit(run / "config.json", seed=1), "holds a run with config.seed = 0, not 1"),
         (lambda run: edit(run / "config.json", model__causal=False), "causal = True, not False"),

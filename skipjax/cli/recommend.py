@@ -3,11 +3,12 @@
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from skipjax import terminal
+from skipjax import files, terminal
 from skipjax.cli.parsing import Parser, positive
 from skipjax.data import histories, recommendations, rows
+from skipjax.data.inputs import shown
 from skipjax.errors import ConfigError, DataError
 
 
@@ -23,11 +24,12 @@ def run(arguments: Sequence[str]) -> None:
     # Imported here, so that a mistake in a flag answers at once.
     from absl import logging
 
-    from skipjax.recommend import Recommender, Report
+    from skipjax.recommend import Recommender, Report, plural
 
     logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of what is raised anyway
     start = time.monotonic()
     report = Report()
+    dropped: list[str] = []
     with terminal.progress_bar() as progress, recommendations.new_file(args.output) as write:
         recommender = Recommender.load(args.workdir, approximate=args.approximate)
         read = histories.read(
@@ -37,21 +39,35 @@ def run(arguments: Sequence[str]) -> None:
             on_bad_session=args.on_bad_session,
             progress=progress,
         )
-        for table in recommender.tables(read, args.k, not args.keep_seen, report):
+        noted = _noting(read, dropped)
+        for table in recommender.tables(noted, args.k, not args.keep_seen, report):
             write(table)
     seconds = time.monotonic() - start
     terminal.say(recommender.model.about)
     for remark in report.remarks():
         terminal.say(remark)
+    if dropped:
+        listed = f"{args.output}.dropped.txt"
+        files.write_atomically(listed, "".join(f"{shown(fault, 1_000)}\n" for fault in dropped))
+        terminal.say(f"{listed} has a line for each that was dropped")
     if recommender.model.reads_skips and not (columns.level_column or columns.skip_column):
         terminal.say(
             "The model reads skips, and was told of none: name their column with --skip_column or "
             "--level_column."
         )
     terminal.say(
-        f"{args.output}: {report.recommendations:,} recommendations for {report.sessions:,} "
-        f"sessions, in {seconds:.1f} s"
+        f"{args.output}: {plural(report.recommendations, 'recommendation')} for "
+        f"{plural(report.sessions, 'session')}, in {seconds:.1f} s"
     )
+
+
+def _noting(
+    read: Iterable[histories.Histories], dropped: list[str]
+) -> Iterator[histories.Histories]:
+    """The same, while what is wrong with those left out is added to `dropped`."""
+    for some in read:
+        dropped += some.faults
+        yield some
 
 
 def _parser() -> Parser:

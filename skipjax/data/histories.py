@@ -88,7 +88,7 @@ class Histories:
       skipped: [E] bool, or None where nothing is known of skips.
       dropped: sessions left out since something is wrong with them.
       dropped_rows: rows left out since their session cannot be told.
-      first_fault: what was wrong with the first of either; '' if nothing was.
+      faults: what was wrong with each of either.
     """
 
     session_ids: pa.Array
@@ -97,7 +97,7 @@ class Histories:
     skipped: np.ndarray | None
     dropped: int = 0
     dropped_rows: int = 0
-    first_fault: str = ""
+    faults: Sequence[str] = ()
 
 
 def from_lists(
@@ -323,8 +323,10 @@ def _histories(table: pa.Table, sizes: np.ndarray, lost: Sequence[str]) -> Histo
     """From rows in order, and how many of them each session has; without sessions with a fault."""
     faults = table["fault"]
     faulty = faults.is_valid().to_numpy()
-    found = [*lost, *faults.filter(pa.array(faulty)).to_pylist()[:1]]
     starts = np.cumsum(sizes) - sizes
+    places = np.flatnonzero(faulty)
+    _, first = np.unique(np.searchsorted(starts, places, side="right"), return_index=True)
+    found = [*lost, *faults.take(pa.array(places[first])).to_pylist()]
     bad = np.logical_or.reduceat(faulty, starts) if len(starts) else np.zeros(0, bool)
     if bad.any():
         table = table.filter(pa.array(np.repeat(~bad, sizes)))
@@ -338,7 +340,7 @@ def _histories(table: pa.Table, sizes: np.ndarray, lost: Sequence[str]) -> Histo
         skipped=skips,
         dropped=int(bad.sum()),
         dropped_rows=len(lost),
-        first_fault=found[0] if found else "",
+        faults=found,
     )
 
 
