@@ -47,7 +47,11 @@ class Checkpoints:
         self._best: dict[int, int] = {}  # as of each step that was saved or verified
         self._saving: threading.Thread | None = None
         self._failure: Exception | None = None
-        self._arrays = ocp.StandardCheckpointer()
+        self._arrays = ocp.StandardCheckpointer(
+            # Otherwise its threads wait, for minutes, for a folder that could not be made, and the
+            # end of the process waits for them.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        )
         files.remove_leftovers(self._folder)
 
     @property

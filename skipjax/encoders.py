@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from skipjax.choices import check_choices
 from skipjax.errors import ConfigError
 from skipjax.ids import HELD_OUT, UNKNOWN
 
 _ACTIVATIONS = {"relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False)}
-_POSITIONS = ("from_end", "absolute")
 
 Parts = Sequence[tuple[slice, int]]
 
@@ -238,12 +238,7 @@ def make_encoder(model: Any, max_length: int) -> Encoder:
             f"config.model.width ({model.width}) must be divisible by config.model.num_heads "
             f"({model.num_heads})."
         )
-    for name, value, choices in (
-        ("activation", model.activation, tuple(_ACTIVATIONS)),
-        ("positions", model.positions, _POSITIONS),
-    ):
-        if value not in choices:
-            raise ConfigError(f"config.model.{name} is {value!r}; choose one of {choices}.")
+    check_choices(model, "model")
     # Counted from the end, a place that no training span reaches would stay untrained, yet be
     # used for the oldest tracks of a test. A causal input lacks the span's last track, too.
     longest_input = max_length - HELD_OUT - model.causal

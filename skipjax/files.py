@@ -98,6 +98,27 @@ def new_folder(path: str | os.PathLike, **manifest: Any) -> Iterator[Path]:
                     parent.rmdir()
 
 
+@contextlib.contextmanager
+def temporary_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a folder beside `path` that is gone when the block ends.
+
+    Those that killed processes left there are removed, too.
+
+    Raises:
+      OutputError: it cannot be made.
+    """
+    path = Path(path)
+    try:
+        temporary, held = _new_temporary(path, folder=True)
+    except OSError as error:
+        raise OutputError(f"{path.parent}: cannot be written: {error.strerror}.") from error
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        os.close(held)
+
+
 def remove_folder(path: str | os.PathLike) -> None:
     """Removes a folder so that, killed at any moment, it is there whole or not at all.
 

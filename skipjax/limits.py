@@ -1,4 +1,4 @@
-"""What config fields may be, and which ids a table has: checked before anything else is done.
+"""What config fields may be: checked before anything else is done.
 
 Every field of configs/common.py and of `config.study` has a rule here; one without is refused.
 """
@@ -9,13 +9,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
-from skipjax import metrics
-from skipjax.errors import ConfigError, DataError
+from skipjax import memory, metrics
+from skipjax.choices import CHOICES
+from skipjax.errors import ConfigError
 from skipjax.ids import FIRST_TRACK_ID
 
 _LARGEST_INT = 2**31 - 1  # of an int32
+_DEMO_TRACK_BYTES = 150
 _LARGEST_FLOAT = 3.4e38  # of a float32, nearly
 
 
@@ -75,10 +75,8 @@ _RULES = {
         "the name of a folder: letters, digits, '_', '-' and '.'",
     ),
     "seed": _whole(0),
-    "data.source": _one_of("demo", "mssd", "table", "prepared"),
     "data.path": _TEXT,
     "data.cache_dir": _NAME,
-    "data.on_bad_session": _one_of("error", "drop"),
     "data.num_sessions": _whole(0),
     "data.min_length": _whole(4),  # two tracks to learn from, and two held out
     "data.max_length": _whole(4),
@@ -86,7 +84,6 @@ _RULES = {
         lambda x: type(x) is int and 0 <= x <= 3, "a tuple of levels, each 0, 1, 2 or 3"
     ),
     "data.require_skip": _FLAG,
-    "data.labels": _one_of("logged", "shuffled"),
     # Which of the columns must be named, data/table.py says.
     "data.table.session_column": _TEXT,
     "data.table.track_column": _TEXT,
@@ -96,7 +93,7 @@ _RULES = {
     "data.table.skip_column": _TEXT,
     "data.table.context_columns": _tuple_of(_NAME.allows, "a tuple of columns' names"),
     "data.demo.num_sessions": _whole(1),
-    "data.demo.num_tracks": _whole(100),
+    "data.demo.num_tracks": _whole(100, 50_000_000),
     "data.demo.skip_share": _Rule(
         lambda x: _RATE.allows(x) and x < 1, "a number from 0 to below 1; 0 is for MSSD's shares"
     ),
@@ -107,33 +104,22 @@ _RULES = {
     "model.num_heads": _whole(1),
     "model.feedforward_width": _whole(1),
     "model.dropout": _number(0, 0.99),
-    "model.activation": _one_of("relu", "gelu"),
     "model.pre_norm": _FLAG,
     "model.skip_embedding": _FLAG,
-    "model.positions": _one_of("from_end", "absolute"),
     "model.init_stddev": _number(1e-12),
     "model.init_bound": _number(1e-12),
     "model.init_norms": _FLAG,
     "loss.alpha": _number(0),
     "loss.beta": _number(0),
     "loss.temperature": _number(1e-6),
-    "loss.context": _one_of("track", "hidden"),
-    "loss.anchors": _one_of("all", "played"),
-    "loss.negatives": _one_of("own", "future", "shifted", "random", "batch"),
-    "loss.polarity": _one_of("skipped", "played"),
-    "loss.target": _one_of("next", "next_played"),
-    "loss.skipped_target": _one_of("recommend", "not_to_recommend"),
     "loss.skipped_weight": _number(0),
     "loss.skipped_negatives": _FLAG,
     "loss.cloze_fraction": _number(1e-6, 1),
     "sampling.num_negatives": _whole(1),
-    "sampling.scope": _one_of("session", "batch", "full"),
     "optimizer.learning_rate": _RATE,
     "optimizer.warmup_steps": _whole(0),
-    "optimizer.decay": _one_of("constant", "linear", "cosine"),
     "optimizer.b1": _number(0, 0.999999),
     "optimizer.b2": _number(0, 0.999999),
-    "optimizer.table": _one_of("deferred", "dense", "lazy"),
     "optimizer.epsilon": _number(1e-30),  # 0 / 0 where there never was a gradient
     "optimizer.table_epsilon": _number(1e-30),
     "optimizer.weight_decay": _number(0),
@@ -150,9 +136,9 @@ _RULES = {
     "eval.keep_top": _whole(0),
     "eval.batch_size": _whole(1),
     "eval.chunk_size": _whole(1),
-    "eval.precision": _one_of("float32", "bfloat16"),
 }
 
+_RULES |= {field: _one_of(*choices) for field, choices in CHOICES.items()}
 _STUDY_RULES = {
     "study.learning_rates": _tuple_of(_RATE.allows, "a tuple of finite numbers of at least 0"),
     "study.ratios": _tuple_of(_is_ratio, "a tuple of pairs (alpha, beta), neither below 0"),
@@ -183,6 +169,7 @@ def check_limits(config: Any) -> None:
         if instead := wanted(field, value):
             raise ConfigError(f"config.{field} is {value!r}; {instead}")
     _check_together(config)
+    _check_fits(config, 0, memory.physical_bytes())
 
 
 def _check_together(config: Any) -> None:
@@ -197,6 +184,13 @@ def _check_together(config: Any) -> None:
         raise ConfigError(
             f"config.data.path is {data.path!r}, but config.data.source is 'demo', which reads no "
             "files; set config.data.source to 'mssd', 'table' or 'prepared', or leave out the path."
+        )
+    bytes_there = memory.physical_bytes()
+    if data.source == "demo" and data.demo.num_tracks * _DEMO_TRACK_BYTES > bytes_there:
+        raise ConfigError(
+            f"config.data.demo.num_tracks is {data.demo.num_tracks}, which takes "
+            f"{data.demo.num_tracks * _DEMO_TRACK_BYTES:,} bytes to draw, but there are "
+            f"{bytes_there:,} bytes of memory; lower it."
         )
     if model.width % model.num_heads:
         raise ConfigError(
@@ -227,12 +221,31 @@ def _check_together(config: Any) -> None:
             )
 
 
-def check_data_limits(config: Any, split: Any) -> None:
+def _check_fits(config: Any, num_tracks: int, available: int) -> None:
+    """Whether so many bytes can hold all parameters and, for each, Adam's two moments."""
+    model, length = config.model, config.data.max_length
+    width, layers, inner = model.width, model.num_layers, model.feedforward_width
+    parts = {
+        f"config.model.width ({width}) and {num_tracks:,} tracks": width * num_tracks,
+        f"config.model.width ({width}) and config.data.max_length ({length})": width * length,
+        f"config.model.width ({width}), config.model.feedforward_width ({inner}) and "
+        f"config.model.num_layers ({layers})": layers * (4 * width + 2 * inner) * width,
+    }
+    needed = 3 * 4 * sum(parts.values())
+    if needed > available:
+        raise ConfigError(
+            f"{max(parts, key=parts.get)} make parameters and Adam's moments of {needed:,} bytes, "
+            f"but there are {available:,} bytes of memory; lower one of them."
+        )
+
+
+def check_data_limits(config: Any, split: Any, available: int | None = None) -> None:
     """Names what a config asks of data that cannot give it.
 
     Args:
       config: within `check_limits`.
       split: the data, a `LeaveOneOut`.
+      available: bytes of memory for parameters; None for the machine's.
 
     Raises:
       ConfigError: with the field, its value, what the data has, and what to change.
@@ -255,6 +268,7 @@ def check_data_limits(config: Any, split: Any) -> None:
             f"config.eval.keep_top is {config.eval.keep_top}, but there are only {tracks} tracks; "
             f"lower it to {tracks} at most."
         )
+    _check_fits(config, tracks, available or memory.physical_bytes())
     per_epoch = -(-sessions // train.batch_size)
     steps = train.num_epochs * per_epoch
     if steps > _LARGEST_INT:
@@ -267,32 +281,6 @@ def check_data_limits(config: Any, split: Any) -> None:
             f"config.optimizer.warmup_steps is {optimizer.warmup_steps}, but the run and its "
             f"{optimizer.decay} decay end after {steps} steps ({train.num_epochs} epochs of "
             f"{per_epoch}); lower it below {steps}, or raise config.train.num_epochs."
-        )
-
-
-def check_ids(ids: Any, num_ids: int, what: str) -> None:
-    """Refuses ids that a table of `num_ids` rows does not have.
-
-    A device would not: it clamps them, wraps them to int32, or gives NaN.
-
-    Args:
-      ids: an array of any shape and integer type, from 0.
-      num_ids: rows of the table.
-      what: the name of `ids`, for the message.
-
-    Raises:
-      DataError: naming the first such id and where it stands.
-    """
-    ids = np.asarray(ids)
-    if not ids.size:
-        return
-    if ids.dtype.kind not in "iu":
-        raise DataError(f"{what} holds {ids.dtype}; ids must be whole numbers.")
-    if ids.min() < 0 or ids.max() >= num_ids:
-        place = tuple(np.argwhere((ids < 0) | (ids >= num_ids))[0].tolist())
-        raise DataError(
-            f"{what}[{', '.join(map(str, place))}] is {ids[place]}; there are {num_ids}, 0 to "
-            f"{num_ids - 1}."
         )
 
 

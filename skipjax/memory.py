@@ -1,4 +1,4 @@
-"""How glibc hands out memory, and takes it back. Standard library only."""
+"""How much memory there is, and how glibc hands it out and takes it back. Standard library only."""
 
 import contextlib
 import ctypes
@@ -22,6 +22,11 @@ def restart_with_huge_pages() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def physical_bytes() -> int:
+    """How much memory the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def return_freed_memory() -> None:

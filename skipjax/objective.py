@@ -8,21 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from skipjax import losses, sampling, targets
+from skipjax.choices import check_choices
 from skipjax.data.packing import Packing, parts_of
 from skipjax.encoders import Encoder
 from skipjax.errors import ConfigError
 from skipjax.ids import FIRST_TRACK_ID, MASK_ID
-
-_CHOICES = {
-    "loss.context": ("track", "hidden"),
-    "loss.anchors": ("all", "played"),
-    "loss.negatives": ("own", "future", "shifted", "random", "batch"),
-    "loss.polarity": ("skipped", "played"),
-    "loss.target": ("next", "next_played"),
-    "loss.skipped_target": ("recommend", "not_to_recommend"),
-    "sampling.scope": ("session", "batch", "full"),
-}
-
 
 # Its numbers are shapes of the compiled step.
 jax.tree_util.register_static(Packing)
@@ -56,11 +46,8 @@ class Objective:
         Raises:
           ConfigError: a field with an impossible value.
         """
-        for field, choices in _CHOICES.items():
-            section, name = field.split(".")
-            value = config[section][name]
-            if value not in choices:
-                raise ConfigError(f"config.{field} is {value!r}; choose one of {choices}.")
+        check_choices(config.loss, "loss")
+        check_choices(config.sampling, "sampling")
         if config.loss.negatives in ("shifted", "batch") and config.train.batch_size < 2:
             raise ConfigError(
                 f"config.loss.negatives is {config.loss.negatives!r}, which needs another session "

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 
 from skipjax import targets
 from skipjax.encoders import Encoder
-from skipjax.ids import FIRST_TRACK_ID, PAD_ID, UNKNOWN
-from skipjax.limits import check_ids
+from skipjax.ids import FIRST_TRACK_ID, PAD_ID, UNKNOWN, check_ids
 
 PRECISIONS = ("float32", "bfloat16")
 

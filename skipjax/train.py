@@ -69,7 +69,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
             stack.enter_context(files.lock(workdir / ".lock"))
             check_same_run(config, workdir)
         split = _load(config)
-        check_data_limits(config, split)
+        check_data_limits(config, split, _device_bytes())
         evaluator = evaluate.Evaluator(config, encoder, split)
         train_step = step.make_train_step(config, encoder, _num_steps(config, split))
         if new:  # made only now, so that input that cannot be used leaves nothing behind
@@ -293,6 +293,11 @@ def _write_tracks(split: LeaveOneOut, path: Path) -> None:
 def _write_table(table: pa.Table, path: Path) -> None:
     with files.new_file(path) as file:
         parquet.write_table(table, file, write_page_checksum=True)
+
+
+def _device_bytes() -> int | None:
+    """Memory of an accelerator, if that is where parameters lie."""
+    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def _num_steps(config: Any, split: LeaveOneOut) -> int:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import threading
 
 import flax.struct
 import jax.numpy as jnp
@@ -116,7 +117,7 @@ def test_a_failed_save_is_told_and_leaves_nothing(checkpoints, tmp_path, monkeyp
     ],
 )
 def test_why_the_arrays_were_not_saved_is_said_first(checkpoints, monkeypatch, text, said):
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError(text)
 
     monkeypatch.setattr(checkpoints._arrays, "save", fail)
@@ -125,6 +126,22 @@ def test_why_the_arrays_were_not_saved_is_said_first(checkpoints, monkeypatch, t
     assert f"checkpoints/1: not saved: {said}" in str(caught.value)
     assert str(caught.value).endswith("run the same command again: it begins anew.")
     assert "\n" not in str(caught.value)
+
+
+def test_a_failed_save_leaves_no_thread_behind(checkpoints, monkeypatch):
+    """Which would keep the process from ending, for minutes."""
+    mkdir, before = os.mkdir, set(threading.enumerate())
+
+    def full(path, *rest, **more):
+        if "orbax" in os.fspath(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        mkdir(path, *rest, **more)
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(OutputError, match="1: not saved: No space left on device; make room"):
+        checkpoints.save(state(1), {}, best_step=-1)
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    assert all(thread.daemon for thread in left), left
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):

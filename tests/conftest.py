@@ -1,6 +1,7 @@
 """Strictness that catches mistakes, small sessions to work on, and a count of injected faults."""
 
 import functools
+import gc
 import os
 import sys
 import tempfile
@@ -19,20 +20,28 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_platforms", "cpu")
 # Most of the suite's time is compiling: less of it, and none of it twice.
 jax.config.update("jax_disable_most_optimizations", True)
-if jax.__version_info__ < (0, 11):
-    # Neither do kernels need MLIR's passes. Backends read this when they are made, processes of
-    # their own must not.
-    before = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_cpu_use_fusion_emitters=false"
-    jax.devices()
-    os.environ.pop("XLA_FLAGS")
-    if before is not None:
-        os.environ["XLA_FLAGS"] = before
+quick = ["--xla_cpu_parallel_codegen_split_count=1"]
+if jax.__version_info__ < (0, 11):  # it knows kernels that are simpler to compile
+    quick.append("--xla_cpu_use_fusion_emitters=false")
+with pytest.MonkeyPatch.context() as patch:  # processes of their own compile as users do
+    patch.setenv("XLA_FLAGS", " ".join([os.environ.get("XLA_FLAGS", ""), *quick]))
+    jax.devices()  # reads it
 if COMPILED not in os.environ:  # else this is a worker, and its parent has made one for all
     _compiled = tempfile.TemporaryDirectory(prefix="skipjax-compiled-")
     os.environ[COMPILED] = _compiled.name
 jax.config.update("jax_compilation_cache_dir", os.environ[COMPILED])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def pytest_configure(config):
+    # Two workers may compile the same: what one of them reads half written, it compiles itself.
+    message = "Error reading persistent compilation cache entry"
+    config.addinivalue_line("filterwarnings", f"ignore:{message}:UserWarning")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # thousands of objects that stay: tracing would have them looked at again and again
+    gc.set_threshold(20_000, 50, 100)
 
 
 def pytest_addoption(parser):

@@ -272,7 +272,7 @@ def test_skips_tell_of_taste(tmp_path):
     ("arguments", "message"),
     [
         ({"num_sessions": 0}, "num_sessions is 0"),
-        ({"num_tracks": 99}, "num_tracks is 99; it must be at least 100"),
+        ({"num_tracks": 99}, "num_tracks is 99; it must be from 100 to"),
         ({"seed": -1}, "seed is -1"),
         ({"skip_share": 0.0}, "skip_share is 0.0"),
         ({"skip_share": 1.0}, "skip_share is 1.0"),

@@ -130,6 +130,21 @@ with files.new_folder(sys.argv[1] + "/made") as folder, files.new_file(sys.argv[
     assert sorted(os.listdir(tmp_path)) == [".made-not.tmp-x", "a", "made"]
 
 
+def test_a_temporary_folder_is_gone_at_the_end(tmp_path):
+    (tmp_path / ".logs.tmp-killed").mkdir()
+    with pytest.raises(ValueError, match="done"), files.temporary_folder(tmp_path / "logs") as ours:  # noqa: PT012
+        (ours / "file").touch()
+        with files.temporary_folder(tmp_path / "logs") as other:
+            assert set(tmp_path.iterdir()) == {ours, other}  # that of one at work is left alone
+        raise ValueError("done")
+    assert os.listdir(tmp_path) == []
+    with (
+        pytest.raises(OutputError, match="/no: cannot be written: No such file"),
+        files.temporary_folder(tmp_path / "no" / "logs"),
+    ):
+        pass
+
+
 def test_a_removed_folder_is_gone(tmp_path):
     (tmp_path / "gone" / "deep").mkdir(parents=True)
     files.remove_folder(tmp_path / "gone")

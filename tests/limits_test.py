@@ -7,16 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_sessions, random_listening
 from ml_collections import ConfigDict
 
 from skipjax.cli.config_flags import config_of
+from skipjax.data import demo
 from skipjax.data.split import leave_one_out
-from skipjax.errors import ConfigError, DataError
-from skipjax.limits import check_data_limits, check_ids, check_limits, fields, wanted
+from skipjax.errors import ConfigError
+from skipjax.limits import check_data_limits, check_limits, fields, wanted
 from skipjax.train import check_config
 
 # Of ml_collections, which loads a config file by it.
@@ -115,6 +115,13 @@ def test_numbers_are_numbers(field, default):
         assert re.fullmatch(r"it must be a (whole|finite)? ?number .*", wanted(field, value)), value
 
 
+def test_the_demo_and_its_field_have_the_same_limits():
+    for number in (demo.MIN_TRACKS, demo.MAX_TRACKS):
+        assert wanted("data.demo.num_tracks", number) == ""
+    for number in (demo.MIN_TRACKS - 1, demo.MAX_TRACKS + 1):
+        assert wanted("data.demo.num_tracks", number) != ""
+
+
 def test_what_is_offered_is_accepted():
     offered = 0
     for field in ALL:
@@ -161,7 +168,7 @@ MISTAKES = [
     ("model.dropout=1", "config.model.dropout is 1.0; it must be a finite number from 0 to 0.99."),
     ("model.num_heads=0", "config.model.num_heads is 0; it must be a whole number of at least 1."),
     ("data.min_length=3", "data.min_length is 3; it must be a whole number of at least 4."),
-    ("data.demo.num_tracks=99", "num_tracks is 99; it must be a whole number of at least 100."),
+    ("data.demo.num_tracks=99", "num_tracks is 99; it must be a whole number from 100 to 50000000"),
     ("data.demo.skip_share=1", "skip_share is 1.0; it must be a number from 0 to below 1;"),
     ("train.patience=0", "config.train.patience is 0; it must be a whole number of at least 1."),
     ("train.num_epochs=2147483648", "num_epochs is 2147483648; it must be a whole number"),
@@ -211,6 +218,15 @@ MISTAKES = [
         "set the one to 1.0 or the other to 'next'",
     ),
     ("loss.negatives=shifted train.batch_size=1", "which needs another session in the batch, but"),
+    # More than any memory.
+    (
+        "model.width=1000000000",
+        "config.model.width (1000000000), config.model.feedforward_width (16) and "
+        "config.model.num_layers (2) make parameters and Adam's moments of 96,000,",
+    ),
+    ("model.feedforward_width=2000000000", "feedforward_width (2000000000) and config.model.num_"),
+    ("model.num_layers=2000000000", "and config.model.num_layers (2000000000) make parameters and"),
+    ("data.max_length=2000000000", "width (16) and config.data.max_length (2000000000) make"),
     ("optimizer.b1=0.99 optimizer.b2=0.9", "deferred Adam needs b1² < b2. Lower b1, or set"),
 ]
 
@@ -264,6 +280,25 @@ def test_a_config_file_that_cannot_be_run_is_one_line(tmp_path, text, expected):
 def test_a_space_may_stand_for_the_equals_sign():
     config = config_of(str(ROOT / "configs" / "tiny.py"), ["--config.seed", "3"])
     assert config.seed == 3
+
+
+def test_what_does_not_fit_into_memory_is_named(split, monkeypatch):
+    config = small()
+    config.model.width = 64
+    said = refusal(lambda: check_data_limits(config, split, 100_000))
+    layers = config.model.num_layers * (4 * 64 + 2 * config.model.feedforward_width) * 64
+    needed = 12 * (64 * 60 + 64 * config.data.max_length + layers)
+    assert said.endswith(
+        f"make parameters and Adam's moments of {needed:,} bytes, but there are 100,000 bytes of "
+        "memory; lower one of them."
+    )
+    config.model.update(width=2, feedforward_width=2, num_layers=1)
+    said = refusal(lambda: check_data_limits(config, split, 1_000))
+    assert said.startswith("config.model.width (2) and 60 tracks make parameters")
+    check_data_limits(config, split, 12 * (2 * 60 + 2 * 20 + 12 * 2))
+    monkeypatch.setattr("skipjax.memory.physical_bytes", lambda: 40_000)
+    said = refusal(lambda: check_limits(load("tiny")))
+    assert said.startswith("config.data.demo.num_tracks is 300, which takes 45,000 bytes to draw")
 
 
 @pytest.fixture(scope="module")
@@ -330,24 +365,6 @@ def test_what_the_data_cannot_give_is_named(split, changes, expected):
         check_data_limits(config, split)
     else:
         assert refusal(lambda: check_data_limits(config, split)) == expected
-
-
-@pytest.mark.parametrize("number", [2**31, 2**32 + 3, 2**63 - 1, 40, -1, -(2**31)])
-def test_ids_outside_a_table_are_named_with_their_place(number):
-    ids = np.zeros((3, 4), np.int64)
-    check_ids(ids + 39, 40, "tracks")
-    ids[1, 2] = number
-    with pytest.raises(DataError) as caught:
-        check_ids(ids, 40, "tracks")
-    assert str(caught.value) == f"tracks[1, 2] is {number}; there are 40, 0 to 39."
-
-
-def test_ids_are_whole_numbers():
-    for ids in (np.ones(3), np.ones(3, bool), np.array(["7"])):
-        with pytest.raises(DataError, match="ids must be whole numbers"):
-            check_ids(ids, 40, "tracks")
-    for ids in (jnp.arange(40), np.arange(40, dtype=np.uint8), [39], np.zeros(0)):
-        check_ids(ids, 40, "tracks")
 
 
 def test_fields_are_those_of_every_section():

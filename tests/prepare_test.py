@@ -130,6 +130,7 @@ def test_demo_and_prepare(run, tmp_path):
         (["prepare", "mssd", "x", "--out", "o", "--session", "3"], 2, "Did you mean --sessions?"),
         (["prepare", "mssd", "x", "--out", "o", "--sessions=-3"], 2, "'-3' is not a whole number"),
         (["prepare", "mssd", "x", "--out", "o", "--sessions=3.5"], 2, "'3.5' is not a whole numb"),
+        (["prepare", "mssd", "x", "--out", "o", "--sessions=0"], 2, "whole number of at least 1"),
         (["prepare", "mssd", "x", "--out", "o", "--min_length=30"], 2, "at most max_length (20)"),
         (
             ["prepare", "mssd", "x", "--out", "o", "--on_bad_session=skip"],

@@ -120,8 +120,8 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk(small_run, small_disk, tally, short):
-    """Filled up in the middle of training, to the last 0 to 300 KB; then room is made again."""
-    filler, lost = small_disk / "filler", []
+    """Filled up in the middle of training, to the last 0 to 100 KB; then room is made again."""
+    filler, tried, lost = small_disk / "filler", 0, []
     moments = range(8)[:: 8 if short else 1]
     for moment in moments:
         rng = np.random.default_rng((SEED, moment))
@@ -133,12 +133,16 @@ def test_a_full_disk(small_run, small_disk, tally, short):
         there = os.statvfs(small_disk)
         room = there.f_bavail * there.f_frsize
         with open(filler, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(room - int(rng.integers(300_000)), 4096))
+            os.posix_fallocate(file.fileno(), 0, max(room - int(rng.integers(100_000)), 4096))
         before = sorted((workdir / "checkpoints").glob("[0-9]*"))
         trial.signal(signal.SIGCONT)
         trial.wait()
         broken = []
-        if trial.code != 73 or not one_line(trial.errors):
+        if trial.code == 73:
+            tried += 1
+            if not (one_line(trial.errors) and "No space left on device" in trial.errors):
+                broken.append(trial.errors)
+        elif trial.code != 0:  # as it is if what was still to be written found room after all
             broken.append(f"exit code {trial.code}: {trial.errors}")
         if leftovers(workdir):
             broken.append(f"{leftovers(workdir)} left")
@@ -155,7 +159,8 @@ def test_a_full_disk(small_run, small_disk, tally, short):
         shutil.rmtree(workdir)
     tally(
         "disk full while training: old steps stay, same end with room again",
-        len(moments),
+        tried,
         len(lost),
     )
     assert not lost, f"seed {SEED}: {lost}"
+    assert tried >= len(moments) / 2

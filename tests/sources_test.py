@@ -1,6 +1,7 @@
 """What config.data names is prepared once, found again, and refused clearly."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -83,6 +84,14 @@ def test_another_option_makes_another_folder(data, preparations, field, value):
     data.update_from_flattened_dict({field: value})
     assert sources.load(data).digest != first.digest
     assert len(set(preparations)) == 2
+
+
+def test_logs_of_a_killed_process_are_removed(data, preparations, tmp_path):
+    digest, cache = sources.load(data).digest, tmp_path / "cache"
+    shutil.rmtree(cache / preparations[0])
+    (cache / f".{preparations[0]}-logs.tmp-killed" / "log.csv").mkdir(parents=True)
+    assert sources.load(data).digest == digest
+    assert os.listdir(cache) == preparations[:1]
 
 
 def test_another_generator_makes_another_folder(data, preparations, monkeypatch):

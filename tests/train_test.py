@@ -34,7 +34,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make(cache):
     def make(**changes):
         """The tiny config, smaller still: 80 sessions, so 3 steps an epoch."""
@@ -51,6 +51,23 @@ def make(cache):
         return config
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ran(make, tmp_path_factory):
+    """ran(workdir, **changes) is what training there returned, though it was done once for all."""
+    done = {}
+
+    def ran(workdir, **changes):
+        key = json.dumps(changes)
+        if key not in done:
+            place = tmp_path_factory.mktemp("ran") / "run"
+            done[key] = place, train.train_and_evaluate(make(**changes), place)
+        place, results = done[key]
+        shutil.copytree(place, workdir, dirs_exist_ok=True)
+        return dict(results)
+
+    return ran
 
 
 def lines(workdir):
@@ -99,17 +116,17 @@ def test_a_run_leaves_what_the_readme_says(make, tmp_path, capsys):
     assert "is finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["causal", "bidirectional"])
-def test_k_steps_kill_and_resume_is_the_straight_run(make, tmp_path, monkeypatch, name):
-    changes = {"model__causal": name == "causal", "train__checkpoint_every_steps": 1}
+@pytest.mark.parametrize("causal", [True, False])
+def test_k_steps_kill_and_resume_is_the_straight_run(make, ran, tmp_path, monkeypatch, causal):
+    changes = {"model__causal": causal, "train__checkpoint_every_steps": 1}
     config = make(**changes)
-    expected = train.train_and_evaluate(config, tmp_path / "straight")
+    expected = ran(tmp_path / "straight", **changes)
     num_ids = expected["tracks"] + 2
     straight = final_state(config, tmp_path / "straight", num_ids)
-    whole = SessionBatches.batch
+    whole, workdir = SessionBatches.batch, tmp_path / "stopped"
+    for stop in (1, 3, 4):  # inside, between and inside epochs; one after the other
 
-    def run_until(stop, workdir):
-        def batch(self, number):
+        def batch(self, number, stop=stop):
             if number == stop:
                 raise KeyboardInterrupt
             return whole(self, number)
@@ -117,32 +134,28 @@ def test_k_steps_kill_and_resume_is_the_straight_run(make, tmp_path, monkeypatch
         monkeypatch.setattr(SessionBatches, "batch", batch)
         with pytest.raises(KeyboardInterrupt):
             train.train_and_evaluate(config, workdir)
-        monkeypatch.setattr(SessionBatches, "batch", whole)
-
-    for stop in (1, 3, 4):  # inside, between and inside epochs
-        workdir = tmp_path / f"stopped-{stop}"
-        run_until(stop, workdir)
         assert not (workdir / "results.json").exists()
-        assert train.train_and_evaluate(config, workdir) == expected
-        state = final_state(config, workdir, num_ids)
-        for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(straight), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-        assert lines(workdir) == lines(tmp_path / "straight")
+    monkeypatch.undo()
+    assert train.train_and_evaluate(config, workdir) == expected
+    state = final_state(config, workdir, num_ids)
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(straight), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert lines(workdir) == lines(tmp_path / "straight")
 
 
-def test_a_resumed_run_that_lost_its_place_would_be_noticed(make, tmp_path):
+def test_a_resumed_run_that_lost_its_place_would_be_noticed(make, ran, tmp_path):
     # The control for the test above: another order of batches gives other parameters.
     results = {}
     for seed in (0, 1):
         config = make(seed=seed)
-        found = train.train_and_evaluate(config, tmp_path / str(seed))
+        found = ran(tmp_path / str(seed), **({"seed": seed} if seed else {}))
         results[seed] = final_state(config, tmp_path / str(seed), found["tracks"] + 2)
     assert not np.array_equal(results[0].params["table"], results[1].params["table"])
 
 
-def test_more_epochs_go_on_where_fewer_ended(make, tmp_path):
+def test_more_epochs_go_on_where_fewer_ended(make, ran, tmp_path):
     straight = train.train_and_evaluate(make(train__num_epochs=3), tmp_path / "straight")
-    train.train_and_evaluate(make(train__num_epochs=1), tmp_path / "more")
+    ran(tmp_path / "more", train__num_epochs=1)
     longer = train.train_and_evaluate(make(train__num_epochs=3), tmp_path / "more")
     assert longer == straight
     assert longer["epochs"] == 3
@@ -159,8 +172,8 @@ def test_more_epochs_go_on_where_fewer_ended(make, tmp_path):
         {"eval__num_candidates": 50},
     ],
 )
-def test_a_field_that_changes_the_result_is_refused(make, tmp_path, change):
-    train.train_and_evaluate(make(train__num_epochs=1), tmp_path)
+def test_a_field_that_changes_the_result_is_refused(make, ran, tmp_path, change):
+    ran(tmp_path, train__num_epochs=1)
     field = next(iter(change)).replace("__", ".")
     with pytest.raises(CheckpointError, match=rf"config\.{field} = .* choose another --workdir"):
         train.train_and_evaluate(make(**change), tmp_path)
@@ -203,7 +216,7 @@ def test_other_data_under_the_same_config_is_refused(make, tmp_path):
             train.train_and_evaluate(make(**changes), tmp_path / "run")
 
 
-def test_the_best_epoch_outlives_newer_ones_and_is_tested(make, tmp_path, monkeypatch):
+def test_the_best_epoch_outlives_newer_ones_and_is_tested(make, ran, tmp_path, monkeypatch):
     # The first epoch is made to look best; the run then stops after `patience` more.
     found = train.evaluate.summarise
     values = iter([0.9, 0.5, 0.9, 0.4])
@@ -222,7 +235,7 @@ def test_the_best_epoch_outlives_newer_ones_and_is_tested(make, tmp_path, monkey
     kept = {int(p.name) for p in (tmp_path / "long" / "checkpoints").iterdir()}
     assert kept == {3, 9, 12}
     monkeypatch.undo()
-    one = train.train_and_evaluate(make(train__num_epochs=1), tmp_path / "one")
+    one = ran(tmp_path / "one", train__num_epochs=1)
     same = [name for name in one if name.startswith(("test/", "test_full/"))]
     assert {name: one[name] for name in same} == {name: results[name] for name in same}
 
@@ -237,13 +250,24 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_step(make, tmp_path):
     assert bad is None or bad < 6
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("stop", [2, 3, 6])  # inside an epoch, at its end, at the end of all
-def test_a_signal_ends_the_run_after_its_step(make, tmp_path, monkeypatch, number, stop, request):
+@pytest.mark.parametrize(
+    ("number", "stop"),  # inside an epoch, at its end, at the end of all
+    [
+        (signal.SIGTERM, 2),
+        (signal.SIGTERM, 3),
+        (signal.SIGTERM, 6),
+        (signal.SIGINT, 2),
+        pytest.param(signal.SIGINT, 3, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 6, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_the_run_after_its_step(
+    make, ran, tmp_path, monkeypatch, number, stop, request
+):
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, interrupt))
     config = make(train__log_every_steps=3)
-    expected = train.train_and_evaluate(config, tmp_path / "straight")
+    expected = ran(tmp_path / "straight", train__log_every_steps=3)
     make_train_step = step.make_train_step
 
     def planted(*args, **kwargs):
@@ -272,9 +296,10 @@ def test_a_signal_ends_the_run_after_its_step(make, tmp_path, monkeypatch, numbe
     assert lines(tmp_path / "run") == lines(tmp_path / "straight")
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(make, tmp_path, capsys):
-    config = make(train__checkpoint_every_steps=1)
-    expected = train.train_and_evaluate(config, tmp_path / "straight")
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(make, ran, tmp_path, capsys):
+    changes = {"model__causal": True, "train__checkpoint_every_steps": 1}
+    config = make(**changes)
+    expected = ran(tmp_path / "straight", **changes)
     shutil.copytree(tmp_path / "straight", tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     damaged = tmp_path / "run" / "checkpoints" / "6"
@@ -304,8 +329,8 @@ def test_a_damaged_best_epoch_is_said_at_once(make, tmp_path, monkeypatch):
         train.train_and_evaluate(make(train__num_epochs=5, train__patience=9), tmp_path)
 
 
-def test_a_lost_config_does_not_let_another_run_in(make, tmp_path):
-    train.train_and_evaluate(make(train__num_epochs=1), tmp_path)
+def test_a_lost_config_does_not_let_another_run_in(make, ran, tmp_path):
+    ran(tmp_path, train__num_epochs=1)
     (tmp_path / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.seed = 0, not 1"):
         train.train_and_evaluate(make(seed=1), tmp_path)
@@ -315,9 +340,9 @@ def test_a_lost_config_does_not_let_another_run_in(make, tmp_path):
         train.train_and_evaluate(make(seed=1), tmp_path)
 
 
-def test_a_lost_or_damaged_config_is_made_again(make, tmp_path, capsys):
+def test_a_lost_or_damaged_config_is_made_again(make, ran, tmp_path, capsys):
     """Where a checkpoint holds it; which of those is damaged is known by its manifest."""
-    expected = train.train_and_evaluate(make(), tmp_path)
+    expected = ran(tmp_path)
     path = tmp_path / "config.json"
     content, newest = path.read_text(), tmp_path / "checkpoints" / "6" / "manifest.json"
     capsys.readouterr()
@@ -464,8 +489,8 @@ def test_kill_in_a_process_of_its_own(make, tmp_path, cache):
         assert lines(tmp_path / "a") == lines(tmp_path / "b")
 
 
-def test_what_a_finished_run_has_lost_is_made_again(make, tmp_path):
-    expected = train.train_and_evaluate(make(train__num_epochs=1), tmp_path)
+def test_what_a_finished_run_has_lost_is_made_again(make, ran, tmp_path):
+    expected = ran(tmp_path, train__num_epochs=1)
     for name in ("sessions.parquet", "tracks.parquet"):
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).unlink()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from skipjax import terminal
-from skipjax.cli.parsing import Parser, choose, count
+from skipjax.cli.parsing import Parser, choose, count, positive
 from skipjax.data import layout, mssd, rows, table
 from skipjax.data.dropped import described
 from skipjax.data.sessions import Sessions
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> None:
     parser = _parser(kind)
     args = parser.parse_args(arguments[1:])
     options = {
-        "num_sessions": args.sessions,
+        "num_sessions": args.sessions or 0,
         "min_length": args.min_length,
         "max_length": args.max_length,
         "on_bad_session": args.on_bad_session,
@@ -59,8 +59,7 @@ def _parser(kind: str) -> Parser:
     add("--out", required=True, metavar="DIR", help="the folder to make")
     add(
         "--sessions",
-        type=count,
-        default=0,
+        type=positive,
         metavar="N",
         help="keep a uniform sample of N sessions (default: all)",
     )
@@ -133,5 +132,5 @@ def _report(sessions: Sessions, args: argparse.Namespace, seconds: float) -> Non
     )
     if dropped := described(sessions.info.get("dropped", {})):
         out.print(f"Dropped: {dropped}; {args.out}/{layout.DROPPED} lists them.", markup=False)
-    if args.sessions > facts["sessions"]:
+    if args.sessions and args.sessions > facts["sessions"]:
         out.print(f"Note: there were only {facts['sessions']:,} sessions to keep.", markup=False)

@@ -22,7 +22,7 @@ VERSION = 1  # of the output: raise it with any change to what the same argument
 
 FILE_SESSIONS = 196_000  # about what one MSSD log file holds
 BLOCK_SESSIONS = 28_000  # made at a time; divides FILE_SESSIONS
-MIN_TRACKS = 100
+MIN_TRACKS, MAX_TRACKS = 100, 50_000_000  # the ids of more do not fit into one Arrow array
 FIRST_DATE = datetime.date(2018, 7, 15)
 
 PREMIUM_SHARE = 0.810
@@ -114,8 +114,10 @@ def write_logs(
 def _check(num_sessions, num_tracks, seed, skip_share) -> None:
     if num_sessions < 1:
         raise ConfigError(f"num_sessions is {num_sessions}; it must be at least 1.")
-    if num_tracks < MIN_TRACKS:
-        raise ConfigError(f"num_tracks is {num_tracks}; it must be at least {MIN_TRACKS}.")
+    if not MIN_TRACKS <= num_tracks <= MAX_TRACKS:
+        raise ConfigError(
+            f"num_tracks is {num_tracks}; it must be from {MIN_TRACKS} to {MAX_TRACKS}."
+        )
     if seed < 0:
         raise ConfigError(f"seed is {seed}; it must be at least 0.")
     if skip_share is not None and not 0 < skip_share < 1:

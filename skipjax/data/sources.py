@@ -5,12 +5,11 @@ import difflib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from skipjax import files
 from skipjax.data import demo, layout, mssd, table
 from skipjax.data.inputs import Progress
 from skipjax.data.sessions import Sessions
@@ -120,19 +119,13 @@ def _prepare_demo(
     data: Any, folder: Path, options: dict[str, Any], progress: Progress | None
 ) -> Sessions:
     settings = _demo_options(data)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        logs = tempfile.mkdtemp(dir=folder.parent, prefix=".demo-logs-")
-    except OSError as error:
-        raise OutputError(f"{folder.parent}: cannot be written: {error.strerror}.") from error
-    try:
+    files.make_folder(folder.parent)
+    with files.temporary_folder(folder.with_name(f"{folder.name}-logs")) as logs:
         demo.write_logs(logs, **settings, progress=progress)
         facts = {"demo": settings, "demo_version": demo.VERSION}
         return mssd.prepare(
             logs, folder, **options, source="demo", options=facts, progress=progress
         )
-    finally:
-        shutil.rmtree(logs, ignore_errors=True)
 
 
 def _demo_options(data: Any) -> dict[str, Any]:
@@ -149,6 +142,6 @@ def _paths(path: str) -> list[str]:
     return [path] if os.path.exists(path) else path.split(os.pathsep)
 
 
-def _identities(files: list[Path]) -> list[list[Any]]:
-    stats = [(path.resolve(), path.stat()) for path in files]
+def _identities(paths: list[Path]) -> list[list[Any]]:
+    stats = [(path.resolve(), path.stat()) for path in paths]
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]

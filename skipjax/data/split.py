@@ -10,8 +10,7 @@ import pyarrow as pa
 from skipjax.data.sessions import NUM_LEVELS, Sessions
 from skipjax.data.spool import hash_ids
 from skipjax.errors import ConfigError, DataError
-from skipjax.ids import FIRST_TRACK_ID, HELD_OUT
-from skipjax.limits import check_ids
+from skipjax.ids import FIRST_TRACK_ID, HELD_OUT, check_ids
 
 _SHUFFLE_SEED = 0
 _MOST_TRACKS = 2**31 - 1 - FIRST_TRACK_ID

@@ -28,7 +28,8 @@ class SessionsWriter:
     """Groups rows into sessions and writes them as a folder for `Sessions.open`.
 
     A context manager: the folder appears when the block ends without an error, or not at all.
-    Memory grows with the number of different tracks, never with the number of rows.
+    Memory grows with the number of different tracks, never with the number of rows; and with the
+    number of sessions whose ids look like those of pieces, `x#1`, by some 100 bytes each.
 
     Sessions are ordered by a hash of their source's id, so neither the order of files nor the
     size of blocks changes the result, and the first N of them are a uniform sample, which is
@@ -111,7 +112,7 @@ class SessionsWriter:
                 self._temporary.mkdir()
                 self._spool = Spool(self._temporary / "spool")
                 if self._dropping:
-                    self._dropped = Dropped(self._work / layout.DROPPED)
+                    self._dropped = Dropped(self._temporary / "dropped", self._origins.of)
                     stack.callback(_given_up, self._dropped)
                 stack.callback(_given_up, self._spool)
                 self._stack = stack.pop_all()
@@ -165,7 +166,7 @@ class SessionsWriter:
             table = table.append_column("fault", _as_column(block.faults or {}, len(codes)))
             told = pc.not_equal(sessions.dictionary, "").to_numpy(zero_copy_only=False)[codes]
             for row in np.flatnonzero(~told):
-                self._dropped.add_row(self._origins.of(rows[row]), table["fault"][int(row)].as_py())
+                self._dropped.add_row(int(rows[row]), table["fault"][int(row)].as_py())
             table, codes, rows = _only(told, table, codes, rows)
         self._note_names(sessions.dictionary)
         if self._bound and "length" in table.column_names:
@@ -208,7 +209,7 @@ class SessionsWriter:
         self._info |= {"counts": counts, "left_out": self._left_out}
         if self._dropping:
             self._info["dropped"] = self._dropped.counts
-            self._dropped.close()
+            self._dropped.write(self._work / layout.DROPPED)
 
     def _sessions(self, bound: np.uint64, counts: dict[str, int]) -> Iterator[pa.Table]:
         """Yields the sessions in order, appending their events and adding to `counts`."""
@@ -233,7 +234,7 @@ class SessionsWriter:
             if bad.any():
                 if len(pieces.lengths) == wanted:  # what comes later does not count
                     bad &= np.cumsum(~bad) < pieces.reached
-                self._dropped.add_sessions(everything, bad, self._origins.of)
+                self._dropped.add_sessions(everything, bad)
             self._check_names(pieces.made_ids)
             self._events.append(groups.table, pieces.kept)
             self._left_out["sessions"] += pieces.short_sessions
