@@ -280,12 +280,13 @@ class Recommender:
             while (short := widths < seen).any():
                 widths[short] *= _SEEN_GROWTH
         some = encoded.lengths > 0
-        for length, width in np.unique(np.stack([lengths, widths])[:, some], axis=1).T.tolist():
-            rows = np.flatnonzero(some & (lengths == length) & (widths == width))
+        shapes = lengths * (widths.max(initial=0) + 1) + widths
+        for shape in np.unique(shapes[some]).tolist():
+            rows = np.flatnonzero(some & (shapes == shape))
+            length, width = lengths[rows[0]].item(), widths[rows[0]].item()
             while len(rows):
-                # Rather two small batches than one that is mostly empty, but for single sessions.
-                enough = (s for s in sizes if len(rows) <= (2 * s if s > 1 else 1))
-                size = next(enough, sizes[-1])
+                # Rather a small batch more than one with few sessions in it.
+                size = next((size for size in sizes if len(rows) <= 1.25 * size), sizes[-1])
                 size = max(1, min(size, _MOST_LEFT_OUT // max(width, 1)))
                 yield rows[:size], (size, length), width
                 rows = rows[size:]

@@ -52,6 +52,8 @@ def when_stopped(arguments: Sequence[str]) -> str:
     """What becomes of a command's work when a signal ends it."""
     if arguments[:1] == ["study"]:
         return "what is finished is kept, and the same command goes on from there"
+    if arguments[:1] == ["serve"]:
+        return "what was in flight has been answered"
     return "nothing unfinished is left behind"
 
 

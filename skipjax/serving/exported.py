@@ -30,7 +30,7 @@ from skipjax.model import Model
 
 FORMAT = "skipjax exported model 1"
 HIDDEN, BEST, CARD = "hidden.jaxexport", "best_{k}.jaxexport", "model_card.md"
-_SIZES = (1, 16, 64, 256)  # of batches: a request, a few, many
+_SIZES = (1, 4, 16, 32, 64, 128, 256)  # of batches: padding costs what sessions do
 
 
 def load(folder: Path, *, approximate: bool = False) -> Model:
@@ -66,7 +66,7 @@ def load(folder: Path, *, approximate: bool = False) -> Model:
                 exclude = np.full((state.shape[0], 1), PAD_ID, np.int32)
             enough = next(most for most in exact if most >= k)
             scores, ids = exact[enough](table, state, exclude)
-            return scores[:, :k], ids[:, :k]
+            return (scores, ids) if k == enough else (scores[:, :k], ids[:, :k])
 
     return Model(
         name=facts["name"],
