@@ -62,8 +62,8 @@ def load(folder: Path, *, approximate: bool = False) -> Model:
         exact = {k: _function(folder / BEST.format(k=k), facts) for k in facts["ks"]}
 
         def best(state, exclude, k):
-            if exclude is None:
-                exclude = np.full((state.shape[0], 1), PAD_ID, np.int32)
+            if exclude is None:  # in the shape that most have, so that less is compiled
+                exclude = np.full((state.shape[0], facts["max_length"]), PAD_ID, np.int32)
             enough = next(most for most in exact if most >= k)
             scores, ids = exact[enough](table, state, exclude)
             return (scores, ids) if k == enough else (scores[:, :k], ids[:, :k])
