@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import json
 import os
 import sys
 import tempfile
@@ -11,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from skipjax import step
 from skipjax.data.sessions import Sessions
+from skipjax.workdir import as_json
 
 COMPILED = "SKIPJAX_TESTS_COMPILED"  # a folder of compiled programs, shared by all workers
 
@@ -20,11 +23,11 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_platforms", "cpu")
 # Most of the suite's time is compiling: less of it, and none of it twice.
 jax.config.update("jax_disable_most_optimizations", True)
-quick = ["--xla_cpu_parallel_codegen_split_count=1"]
+XLA_FLAGS = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):  # it knows kernels that are simpler to compile
-    quick.append("--xla_cpu_use_fusion_emitters=false")
+    XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
 with pytest.MonkeyPatch.context() as patch:  # processes of their own compile as users do
-    patch.setenv("XLA_FLAGS", " ".join([os.environ.get("XLA_FLAGS", ""), *quick]))
+    patch.setenv("XLA_FLAGS", XLA_FLAGS)
     jax.devices()  # reads it
 if COMPILED not in os.environ:  # else this is a worker, and its parent has made one for all
     _compiled = tempfile.TemporaryDirectory(prefix="skipjax-compiled-")
@@ -66,6 +69,39 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.line("|---|---|---|")
         for promise, (tried, lost) in rows.items():
             terminalreporter.line(f"| {promise} | {tried:,} | {lost:,} |")
+
+
+@pytest.fixture
+def quick_start(monkeypatch):
+    """Processes that the test starts compile as quickly as the test itself, if not as well."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    monkeypatch.setenv("XLA_FLAGS", XLA_FLAGS)
+
+
+@pytest.fixture
+def traced_once(monkeypatch):
+    """Runs share the step of configs that differ in nothing that it reads but traced values.
+
+    Not for what a run must find the same in another process: there, each traces its own.
+    """
+    make_train_step = step.make_train_step
+
+    def shared(config, encoder, num_steps):
+        reads = as_json(config)
+        del reads["optimizer"]["learning_rate"]
+        names = ("model", "loss", "sampling", "optimizer")
+        key = json.dumps(
+            [num_steps, config.train.batch_size, config.data.max_length]
+            + [reads[name] for name in names]
+        )
+        if key not in _steps:
+            _steps[key] = make_train_step(config, encoder, num_steps)
+        return _steps[key]
+
+    monkeypatch.setattr(step, "make_train_step", shared)
+
+
+_steps = {}
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import functools
 import importlib
 
 import jax
@@ -18,6 +19,7 @@ def tiny(**changes):
     return encoder, encoders.init_params(jax.random.key(0), encoder, 20, model.width)
 
 
+@functools.partial(jax.jit, static_argnames=("encoder", "deterministic"))
 def apply(encoder, params, embedded, valid, **more):
     return encoder.apply({"params": params["encoder"]}, embedded, valid, **more)
 
@@ -34,10 +36,9 @@ ALL = jnp.ones((2, LENGTH), bool)
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_causality_by_gradient(embedded, pre_norm, positions):
     encoder, params = tiny(causal=True, pre_norm=pre_norm, positions=positions)
+    gradient_of = jax.jit(jax.grad(lambda e, i: (apply(encoder, params, e, ALL)[0, i] ** 2).sum()))
     for i in range(LENGTH):
-        gradient = jax.grad(lambda e, i=i: (apply(encoder, params, e, ALL)[0, i] ** 2).sum())(
-            embedded
-        )
+        gradient = gradient_of(embedded, i)
         seen = np.abs(np.array(gradient)).sum(axis=-1) > 0
         assert seen[0].tolist() == [j <= i for j in range(LENGTH)]
         assert not seen[1].any()  # nor another session
@@ -45,7 +46,8 @@ def test_causality_by_gradient(embedded, pre_norm, positions):
 
 def test_bidirectional_sees_all_of_its_session(embedded):
     encoder, params = tiny(causal=False)
-    gradient = jax.grad(lambda e: (apply(encoder, params, e, ALL)[0, 2] ** 2).sum())(embedded)
+    gradient_of = jax.jit(jax.grad(lambda e: (apply(encoder, params, e, ALL)[0, 2] ** 2).sum()))
+    gradient = gradient_of(embedded)
     seen = np.abs(np.array(gradient)).sum(axis=-1) > 0
     assert seen[0].all()
     assert not seen[1].any()
@@ -86,7 +88,7 @@ def test_positions_count_from_the_end():
             hidden = apply(encoder, changed, jnp.zeros((1, LENGTH, 16)), valid)
             return (hidden[0, n - 1] ** 2).sum()
 
-        used = np.abs(np.array(jax.grad(last)(table))).sum(axis=-1) > 0
+        used = np.abs(np.array(jax.jit(jax.grad(last))(table))).sum(axis=-1) > 0
         assert used.tolist() == [i < n for i in range(5)]
 
 

@@ -23,6 +23,7 @@ def run(*arguments, cwd=ROOT, timeout=300):
     )
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_from_nothing_to_results_and_again(tmp_path):
     """No flag but --config: results and cache lie where the README says."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
@@ -71,6 +72,7 @@ def test_the_main_job_beats_most_popular(tmp_path):
     assert results["test_full/hr@10"] >= 2 * popular > 0
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_mssd_from_logs_to_results(tmp_path):
     logs = tmp_path / "logs"
     made = subprocess.run(

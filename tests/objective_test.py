@@ -48,11 +48,26 @@ def make(**changes):
 
 
 @functools.cache
-def gradients_of(compute, name):
-    """The jitted value and gradient of one of the objective's values."""
-    return jax.jit(
-        jax.value_and_grad(lambda params, batch: compute(params, batch, WEIGHTS, key())[name])
-    )
+def both(compute):
+    """The jitted values of each position, and their means, which compile together sooner."""
+
+    def values(params, batch):
+        per_position = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
+        return per_position, compute(params, batch, WEIGHTS, key())
+
+    return jax.jit(values)
+
+
+@functools.cache
+def gradients_of(compute, *names):
+    """The jitted values and gradients of some of the objective's values."""
+
+    def values(params, batch):
+        found, gradient = jax.vjp(lambda p: compute(p, batch, WEIGHTS, key()), params)
+        of = [{name: jnp.float32(name == wanted) for name in found} for wanted in names]
+        return [(found[name], *gradient(one)) for name, one in zip(names, of, strict=True)]
+
+    return jax.jit(values)
 
 
 def encode(encoder, params, tracks, valid, feedback):
@@ -126,11 +141,19 @@ def test_packing_changes_no_loss_and_no_gradient(rng, causal, lengths, choice, m
     packed = {**batch, "packing": bounds}
     assert bounds.num_tokens == sum(lengths)
     assert len(bounds.lengths) == min(4, len(lengths))
-    plain = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
-    for name, found in compute(params, packed, WEIGHTS, key(), reduce_fn=None).items():
+
+    @jax.jit
+    def values(params, batch):
+        def loss(params):
+            per_position = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
+            return compute(params, batch, WEIGHTS, key())["loss"], per_position
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (value, plain), expected = values(params, batch)
+    (packed_value, of_packed), actual = values(params, packed)
+    for name, found in of_packed.items():
         np.testing.assert_allclose(found, plain[name], rtol=1e-4, atol=1e-6)
-    value, expected = gradients_of(compute, "loss")(params, batch)
-    packed_value, actual = gradients_of(compute, "loss")(params, packed)
     np.testing.assert_allclose(packed_value, value, rtol=1e-4)
     for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
@@ -174,7 +197,7 @@ def test_objective_is_the_loop(rng, causal, choice):
         ],
     }.get(config.loss.negatives, [None] * 4)
 
-    per_position = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
+    per_position, reduced = both(compute)(params, batch)
     counted, weights = {"nll": [], "infonce": []}, {"nll": [], "infonce": []}
     for b, n in enumerate(batch["valid"].sum(axis=1)):
         at = list(range(1, n)) if causal else np.flatnonzero(masked[b]).tolist()
@@ -204,7 +227,6 @@ def test_objective_is_the_loop(rng, causal, choice):
                 for i in values
             ]
 
-    reduced = compute(params, batch, WEIGHTS, key())
     for name, values in counted.items():
         assert values
         expected = np.average(values, weights=weights[name])
@@ -281,11 +303,10 @@ def test_no_usable_skip_is_zero_with_zero_gradients(rng, causal, context, case):
     elif case == "empty":
         batch = make_batch(rng, lengths=(0, 0, 0, 0))
 
-    value, gradients = gradients_of(compute, "infonce")(params, batch)
+    (value, gradients), (_, of_loss) = gradients_of(compute, "infonce", "loss")(params, batch)
     assert value == 0
     assert all((np.array(g) == 0).all() for g in jax.tree.leaves(gradients))
-    _, gradients = gradients_of(compute, "loss")(params, batch)
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(of_loss))
 
 
 def test_inverted_labels_exchange_pull_and_push():

@@ -1,5 +1,6 @@
 """Row-wise Adam against optax, which goes through all rows in every step, and against loops."""
 
+import functools
 import importlib
 
 import hypothesis
@@ -123,6 +124,12 @@ def test_chunks_and_their_overlap_change_nothing(monkeypatch):
         assert (state.last == 50).all()
 
 
+@functools.cache
+def summed_by(chunk):
+    """For chunks of that size, which is read when it is traced."""
+    return jax.jit(lambda *args: row_adam.sum_duplicates(*args))
+
+
 @hypothesis.settings(deadline=None, max_examples=40)
 @hypothesis.given(
     # Of few lengths, as each compiles anew.
@@ -138,7 +145,7 @@ def test_gradients_of_an_id_are_added_up(ids, chunk):
         state = row_adam.init_rows(jnp.zeros((10, 2)))
         # What is left in the map from the step before does not matter.
         state = state.replace(place=jnp.arange(10, dtype=jnp.int32))
-        _, touched = row_adam.sum_duplicates(state, jnp.array(ids, jnp.int32), gradients)
+        _, touched = summed_by(chunk)(state, np.array(ids, np.int32), gradients)
     firsts = [i for i, first in zip(ids, touched.first, strict=True) if first]
     assert sorted(firsts) == sorted(set(ids))
     expected = np.zeros((10, 2))

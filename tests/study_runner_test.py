@@ -37,6 +37,7 @@ def run(tmp_path, runs, jobs=2):
     return results, told
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_runs_are_made_once_and_one_that_diverges_is_none(tmp_path):
     runs = [
         make_run(tmp_path, "good"),
@@ -104,5 +105,5 @@ def test_damaged_results_are_named(tmp_path):
     only = make_run(tmp_path, "damaged")
     run(tmp_path, [only])
     (only.workdir / "results.json").write_text("{")
-    with pytest.raises(SkipjaxError, match=r"damaged/results\.json cannot be read .*remove it"):
+    with pytest.raises(SkipjaxError, match=r"damaged/results\.json cannot be read: .*remove it"):
         run(tmp_path, [only])

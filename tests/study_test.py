@@ -15,12 +15,16 @@ import pytest
 from conftest import make_sessions, random_listening
 from pyarrow import parquet
 
+from skipjax import train
+from skipjax.cli import main as cli
 from skipjax.cli.study import _overrides
 from skipjax.data.split import leave_one_out
 from skipjax.errors import ConfigError, DataError
+from skipjax.study import study
 from skipjax.study.arms import arms_of, chosen, configured
 from skipjax.study.outcomes import curve_of_run, facts_of
 from skipjax.study.tuning import SELECTION, tune
+from skipjax.workdir import finished
 
 ROOT = Path(__file__).parent.parent
 FILES = ("study.json", "study.md", "report.html", "sessions.parquet")
@@ -164,9 +168,33 @@ def run(workdir, *more):
 SMALL = ("--arms=causal_track", "--config.study.learning_rates=(0.001,0.003)")
 
 
-def test_a_study_leaves_its_files_and_is_not_repeated(tmp_path):
+@pytest.fixture
+def in_process(capsys, monkeypatch):
+    """Calls a study's command here, and trains here, too: processes have tests of their own."""
+
+    def run_all(runs, **_):
+        return [
+            finished(run.config, run.workdir) or train.train_and_evaluate(run.config, run.workdir)
+            for run in runs
+        ]
+
+    monkeypatch.setattr(study, "run_all", run_all)
+    monkeypatch.chdir(ROOT)
+
+    def call(workdir, *more):
+        capsys.readouterr()
+        code = cli.main(command(workdir, *more)[3:])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.usefixtures("traced_once")
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+def test_a_study_leaves_its_files_and_is_not_repeated(tmp_path, in_process):
     workdir = tmp_path / "study"
-    said = run(workdir, *SMALL, "--seeds=2")
+    code, said, complaints = in_process(workdir, *SMALL, "--seeds=2")
+    assert (code, complaints) == (0, "")
     found = json.loads((workdir / "study.json").read_text())
     trained = [arm for arm in found["arms"] if arm["group"] != "baseline"]
     assert [arm["key"] for arm in trained] == ["causal", "causal_track"]
@@ -193,22 +221,18 @@ def test_a_study_leaves_its_files_and_is_not_repeated(tmp_path):
         assert f"{workdir / name}  " in said
 
     before = {name: (workdir / name).read_bytes() for name in FILES}
-    stamps = [p.stat() for p in sorted(workdir.glob("*/*/*/results.json"))]
-    run(workdir, *SMALL, "--seeds=2")
-    assert [p.stat() for p in sorted(workdir.glob("*/*/*/results.json"))] == stamps
+    stamps = [p.stat().st_mtime_ns for p in sorted(workdir.glob("*/*/*/results.json"))]
+    assert len(stamps) == 8
+    assert in_process(workdir, *SMALL, "--seeds=2")[0] == 0
+    assert [p.stat().st_mtime_ns for p in sorted(workdir.glob("*/*/*/results.json"))] == stamps
     assert {name: (workdir / name).read_bytes() for name in FILES} == before
 
     # With anything else that would change a result, it says so before it runs anything.
     for change in ("--config.train.num_epochs=3", "--config.study.learning_rates=(0.001,)"):
         arguments = [one for one in SMALL if one.split("=")[0] != change.split("=")[0]]
-        done = subprocess.run(
-            command(workdir, *arguments, "--seeds=2", change),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 76
-        assert f"holds a run with {change[2:].split('=')[0]} = " in done.stderr
+        code, _, complaint = in_process(workdir, *arguments, "--seeds=2", change)
+        assert code == 76
+        assert f"holds a run with {change[2:].split('=')[0]} = " in complaint
 
 
 @pytest.mark.slow

@@ -37,8 +37,9 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def make(cache):
     def make(**changes):
-        """The tiny config, smaller still: 80 sessions, so 3 steps an epoch."""
+        """The tiny config, smaller still: a block, and 80 sessions, so 3 steps an epoch."""
         config = importlib.import_module("configs.tiny").get_config()
+        config.model.num_layers = 1
         config.data.cache_dir = str(cache)
         config.data.demo.num_sessions = 80
         config.train.log_every_steps = 1
@@ -87,6 +88,7 @@ def final_state(config, workdir, num_ids):
     return jax.device_get(state)
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_run_leaves_what_the_readme_says(make, tmp_path, capsys):
     config, workdir = make(), tmp_path / "run"
     results = train.train_and_evaluate(config, workdir)
@@ -143,6 +145,7 @@ def test_k_steps_kill_and_resume_is_the_straight_run(make, ran, tmp_path, monkey
     assert lines(workdir) == lines(tmp_path / "straight")
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_resumed_run_that_lost_its_place_would_be_noticed(make, ran, tmp_path):
     # The control for the test above: another order of batches gives other parameters.
     results = {}
@@ -216,6 +219,7 @@ def test_other_data_under_the_same_config_is_refused(make, tmp_path):
             train.train_and_evaluate(make(**changes), tmp_path / "run")
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_the_best_epoch_outlives_newer_ones_and_is_tested(make, ran, tmp_path, monkeypatch):
     # The first epoch is made to look best; the run then stops after `patience` more.
     found = train.evaluate.summarise
@@ -240,6 +244,7 @@ def test_the_best_epoch_outlives_newer_ones_and_is_tested(make, ran, tmp_path, m
     assert {name: one[name] for name in same} == {name: results[name] for name in same}
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_loss_that_is_not_finite_ends_the_run_by_step(make, tmp_path):
     config = make(optimizer__learning_rate=1e30, train__checkpoint_every_steps=1)
     with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+; lower"):
@@ -261,6 +266,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_step(make, tmp_path):
         pytest.param(signal.SIGINT, 6, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.usefixtures("traced_once")
 def test_a_signal_ends_the_run_after_its_step(
     make, ran, tmp_path, monkeypatch, number, stop, request
 ):
@@ -296,6 +302,7 @@ def test_a_signal_ends_the_run_after_its_step(
     assert lines(tmp_path / "run") == lines(tmp_path / "straight")
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(make, ran, tmp_path, capsys):
     changes = {"model__causal": True, "train__checkpoint_every_steps": 1}
     config = make(**changes)
@@ -314,6 +321,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(make, ran,
     assert (damaged.parent / "damaged-6").is_dir()
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_damaged_best_epoch_is_said_at_once(make, tmp_path, monkeypatch):
     found = train.evaluate.summarise
 
@@ -340,6 +348,7 @@ def test_a_lost_config_does_not_let_another_run_in(make, ran, tmp_path):
         train.train_and_evaluate(make(seed=1), tmp_path)
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_lost_or_damaged_config_is_made_again(make, ran, tmp_path, capsys):
     """Where a checkpoint holds it; which of those is damaged is known by its manifest."""
     expected = ran(tmp_path)
@@ -489,6 +498,7 @@ def test_kill_in_a_process_of_its_own(make, tmp_path, cache):
         assert lines(tmp_path / "a") == lines(tmp_path / "b")
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_what_a_finished_run_has_lost_is_made_again(make, ran, tmp_path):
     expected = ran(tmp_path, train__num_epochs=1)
     for name in ("sessions.parquet", "tracks.parquet"):
