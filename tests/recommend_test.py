@@ -254,8 +254,7 @@ def test_what_is_strange_is_warned_of():
         found = recommender.recommend([[NAMES[0], "x", "y", "x"], ["z"], [7], []], 3)
     first, second = (str(warning.message) for warning in caught)
     assert first == (
-        "5 of 6 events on tracks that the model does not know, such as 'x', 'y', 'z': passed "
-        "over."
+        "5 of 6 events on tracks that the model does not know, such as 'x', 'y', 'z': passed over."
     )
     assert second.startswith("3 of 4 sessions without a track that the model knows")
     assert caught[0].filename == __file__
