@@ -304,13 +304,13 @@ def _evaluator(who: str, num_sessions: int, num_ids: int) -> Prepared:
 
     from configs import sasrec
     from skipjax import encoders, evaluate
-    from skipjax.data.split import LeaveOneOut
+    from skipjax.data.parts import Split, everywhere
 
     config = sasrec.get_config()
     config.eval.batch_size, config.eval.num_candidates = BATCH_SIZE, NUM_CANDIDATES
     rng = np.random.default_rng(0)
     lengths = rng.integers(10, 1 + config.data.max_length, num_sessions, np.int32)
-    split = LeaveOneOut(
+    split = Split(
         tracks=rng.integers(2, num_ids, lengths.sum(), np.int32),
         skipped=np.zeros(lengths.sum(), bool),
         starts=np.cumsum(lengths) - lengths,
@@ -320,6 +320,7 @@ def _evaluator(who: str, num_sessions: int, num_ids: int) -> Prepared:
         train_counts=np.zeros(num_ids, np.int64),
         left_out={},
         digest="",
+        parts=everywhere(num_sessions),
     )
     encoder = encoders.make_encoder(config.model, config.data.max_length)
     params = encoders.init_params(jax.random.key(0), encoder, num_ids, WIDTH)

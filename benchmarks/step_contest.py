@@ -22,7 +22,7 @@ from benchmarks.step_worker import (
 )
 from skipjax.data import listening
 from skipjax.data.batches import SessionBatches
-from skipjax.data.split import LeaveOneOut
+from skipjax.data.parts import Split, everywhere
 from skipjax.ids import FIRST_TRACK_ID, HELD_OUT
 
 WORKLOADS = {"W0": 10_000, "W1": 100_000, "W2": 1_000_000, "W3": 10_000_000}
@@ -150,9 +150,10 @@ class Contest:
         mixed[:whole] = np.resize(_MIXED_SPANS, whole)
         specs, shapes = {}, {}
         for kind, lengths in (("padded", mixed), ("packed", equal)):
-            longest = int(lengths.max()) + HELD_OUT
+            held_out = HELD_OUT["leave_one_out"]
+            longest = int(lengths.max()) + held_out
             path = self._scratch / f"{kind}-{num_tracks}.pickle"
-            self._write_batches(path, num_tracks, lengths + HELD_OUT, longest)
+            self._write_batches(path, num_tracks, lengths + held_out, longest)
             specs[kind] = self._spec("skipjax", scope, num_tracks, path)
             specs[kind]["fields"] = {**self._sizes.fields, "data.max_length": longest}
             valid = np.stack([batch["valid"] for batch in pickle.loads(path.read_bytes())])
@@ -295,12 +296,12 @@ class Contest:
         }
 
 
-def random_split(num_tracks: int, lengths: np.ndarray) -> LeaveOneOut:
+def random_split(num_tracks: int, lengths: np.ndarray) -> Split:
     """Sessions of those lengths, of tracks drawn uniformly."""
     rng = np.random.default_rng(SEED + 1)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     tracks = rng.integers(FIRST_TRACK_ID, num_tracks + FIRST_TRACK_ID, starts[-1], np.int32)
-    return LeaveOneOut(
+    return Split(
         tracks=tracks,
         skipped=rng.random(starts[-1]) < _SKIP_SHARE,
         starts=starts[:-1],
@@ -310,6 +311,7 @@ def random_split(num_tracks: int, lengths: np.ndarray) -> LeaveOneOut:
         train_counts=np.bincount(tracks, minlength=num_tracks + FIRST_TRACK_ID),
         left_out={},
         digest="",
+        parts=everywhere(len(lengths)),
     )
 
 

@@ -79,7 +79,8 @@ class Model(nn.Module):
         super().__init__()
         self.loss, self.sampling = config.loss, config.sampling
         self.table = nn.Embedding(num_ids, config.model.width, sparse=sparse)
-        self.encoder = Encoder(config.model, config.data.max_length - HELD_OUT - 1)
+        held_out = HELD_OUT[config.data.split]
+        self.encoder = Encoder(config.model, config.data.max_length - held_out - 1)
         bound = config.model.init_bound
         for name, parameter in self.named_parameters():
             if "norm" not in name:

@@ -13,25 +13,49 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of initialisation, batch order and every draw of training
 
     config.data = data = ConfigDict()
-    data.source = "demo"  # or "mssd", "table", "prepared"
+    # Or "mssd", "yambda", "lastfm", "spotify", "inter", "table", "prepared".
+    data.source = "demo"
     data.path = ""  # a file, a folder or a glob; several with os.pathsep between them
     data.cache_dir = "runs/cache"  # where raw logs are prepared once
     data.num_sessions = 0  # a uniform sample of so many; 0 takes all
-    data.min_length = 4  # two tracks to learn from, one to validate, one to test
+    data.min_length = 4  # two tracks to learn from, one to validate, one to test; by time, 2 do
     data.max_length = 20  # MSSD's longest session
+    # A longer pause ends a session, 0: none does; -1 is the source's own: 30 for yambda, lastfm and
+    # spotify, else 0.
+    data.gap_minutes = -1.0
     data.on_bad_session = "error"  # or "drop": leaves out and lists sessions with a bad value
+    data.min_plays = 1  # of a track, in all the data; rarer ones are taken out of their sessions
+    # What counts as skipped: whatever one of these says of what the source logs.
     data.skip_levels = (1, 2)  # section 3: played very briefly or briefly
+    data.skip_below_percent = 50.0  # of a track was played, or of its usual gap to the next play
+    data.skip_dislikes = True
+    data.skip_rating = 2.0  # or less, of five stars
     data.require_skip = False  # the authors' loader keeps only sessions with a skip
+    # Or "temporal": of a log, what came last is what a service is asked for, and no session is
+    # trained on that came after one of the test.
+    data.split = "leave_one_out"
     data.labels = "logged"  # or "shuffled" among the events of all training spans, as a control
 
-    # For data.source = "table": which column is what. '' means there is no such column.
+    # For data.split = "temporal": the test has the sessions that start in the last hours of the
+    # data, validation those in the hours before them. What ends within the gap before either is
+    # left out, as it may be of the same listening.
+    data.temporal = temporal = ConfigDict()
+    temporal.test_hours = 24.0
+    temporal.valid_hours = 24.0
+    temporal.gap_minutes = 30.0  # the usual gap between two sessions
+
+    # For data.source = "table": which column is what. '' means there is no such column. Of these,
+    # "inter" takes time_unit and context_columns.
     data.table = table = ConfigDict()
     table.session_column = "session_id"
     table.track_column = "track_id"
     table.position_column = ""  # exactly one of these two gives the order
     table.time_column = ""
-    table.level_column = ""  # exactly one of these two gives the skips: 0 to 3 ...
-    table.skip_column = ""  # ... or yes and no
+    table.time_unit = ""  # "s", "ms", "us" or "ns", of times that are whole numbers; '': not known
+    table.level_column = ""  # at least one of these four tells of skips: 0 to 3,
+    table.skip_column = ""  # yes and no (if there are no levels),
+    table.rating_column = ""  # a number, see data.skip_rating,
+    table.percent_column = ""  # share of the track that was played, see data.skip_below_percent
     table.context_columns = ()  # kept beside the events
 
     # For data.source = "demo": synthetic logs, so sized that a laptop is done in minutes.

@@ -5,7 +5,11 @@ from typing import Any
 from skipjax.errors import ConfigError
 
 CHOICES = {
-    "data.source": ("demo", "mssd", "table", "prepared"),
+    "data.source": (
+        *("demo", "mssd", "yambda", "lastfm", "spotify", "inter", "table", "prepared"),
+    ),
+    "data.split": ("leave_one_out", "temporal"),
+    "data.table.time_unit": ("", "s", "ms", "us", "ns"),
     "data.on_bad_session": ("error", "drop"),
     "data.labels": ("logged", "shuffled"),
     "model.activation": ("relu", "gelu"),

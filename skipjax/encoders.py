@@ -227,8 +227,13 @@ class Encoder(nn.Module):
         return nn.LayerNorm(epsilon=1e-5, name=name, **(init if self.init_norms else {}))
 
 
-def make_encoder(model: Any, max_length: int) -> Encoder:
+def make_encoder(model: Any, max_length: int, held_out: int = HELD_OUT["leave_one_out"]) -> Encoder:
     """The encoder that `config.model` describes.
+
+    Args:
+      model: `config.model`.
+      max_length: longest session.
+      held_out: tracks at the end of each session that training does not see.
 
     Raises:
       ConfigError: a field with an impossible value.
@@ -241,7 +246,7 @@ def make_encoder(model: Any, max_length: int) -> Encoder:
     check_choices(model, "model")
     # Counted from the end, a place that no training span reaches would stay untrained, yet be
     # used for the oldest tracks of a test. A causal input lacks the span's last track, too.
-    longest_input = max_length - HELD_OUT - model.causal
+    longest_input = max_length - held_out - model.causal
     return Encoder(
         causal=model.causal,
         max_length=max_length,

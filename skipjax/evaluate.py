@@ -11,7 +11,7 @@ import pyarrow as pa
 from skipjax import metrics, ranking, targets
 from skipjax.data.batches import held_out_batches, prefetch
 from skipjax.data.candidates import Candidates
-from skipjax.data.split import LeaveOneOut
+from skipjax.data.parts import Split
 from skipjax.encoders import Encoder
 from skipjax.errors import DataError
 from skipjax.ids import FIRST_TRACK_ID
@@ -23,14 +23,14 @@ _AHEAD = 2  # batches that the device may have before it, so that it need not wa
 
 
 class Evaluator:
-    """Ranks the held-out track of every session.
+    """Ranks the held-out track of every session of a part.
 
     Against sampled candidates, and, where asked for, against the whole catalogue. On a CPU the
     result depends on neither `config.eval.batch_size`, `config.eval.chunk_size` nor the order of
     sessions; on other devices only where two scores differ by no more than float32 rounding.
     """
 
-    def __init__(self, config: Any, encoder: Encoder, split: LeaveOneOut):
+    def __init__(self, config: Any, encoder: Encoder, split: Split):
         """
         Args:
           config: as `configs/common.py`, and within its limits.
@@ -86,11 +86,12 @@ class Evaluator:
           params: of the model.
           which: "valid" or "test".
           full: rank in the whole catalogue, too.
-          top: [S, config.eval.keep_top] int32, to be filled with the best tracks' ids, if given.
+          top: [N, config.eval.keep_top] int32, to be filled with the best tracks' ids, if given.
           progress: called with the sessions done, their total, and a word for it.
 
         Returns:
-          {which: [S] int32}, and with `full` also {which + "_full": [S] int32}.
+          {which: [N] int32}, of the part's sessions in order, and with `full` also
+          {which + "_full": [N] int32}.
 
         Raises:
           DataError: `params` are of another number of tracks.
@@ -100,7 +101,7 @@ class Evaluator:
                 f"the model's table has {len(params['table'])} rows, but the data "
                 f"{self._split.num_ids} ids; rank with the data that it was trained on."
             )
-        total = self._split.num_sessions
+        total = len(self._split.parts[which].sessions)
         names = [which, f"{which}_full"] if full else [which]
         ranks = {name: np.zeros(total, np.int32) for name in names}
         pending: deque[tuple[np.ndarray, jax.Array | None, list[jax.Array]]] = deque()
@@ -125,52 +126,54 @@ class Evaluator:
         return ranks
 
     def _batches(self, which: str) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        size = self._eval.batch_size
+        size, sessions = self._eval.batch_size, self._split.parts[which].sessions
         for rows, batch in held_out_batches(
             self._split, which, batch_size=size, max_length=self._max_length
         ):
             drawn = np.full((size, self._eval.num_candidates), FIRST_TRACK_ID, np.int32)
-            drawn[: len(rows)] = self.candidates(rows)
+            drawn[: len(rows)] = self.candidates(sessions[rows])
             yield rows, {**batch, "candidates": drawn}
 
 
-def popularity_ranks(split: LeaveOneOut, which: str, candidates: Candidates) -> Ranks:
+def popularity_ranks(split: Split, which: str, candidates: Candidates) -> Ranks:
     """The ranks that the most-popular baseline gives: tracks by their training count.
 
     Ties count against the target here, too.
 
     Returns:
-      {which: [S] int32, which + "_full": [S] int32}.
+      {which: [N] int32, which + "_full": [N] int32}.
     """
     _, targets = split.held_out(which)
     counts = split.train_counts
     falling = -counts[FIRST_TRACK_ID:]  # ids are by falling count, so this is sorted
     full = np.searchsorted(falling, -counts[targets], side="right")  # the target counts itself
-    sampled = np.empty(split.num_sessions, np.int32)
-    for start in range(0, split.num_sessions, 1024):
-        rows = np.arange(start, min(start + 1024, split.num_sessions))
-        drawn = candidates(rows)
+    sessions = split.parts[which].sessions
+    sampled = np.empty(len(sessions), np.int32)
+    for start in range(0, len(sessions), 1024):
+        rows = np.arange(start, min(start + 1024, len(sessions)))
+        drawn = candidates(sessions[rows])
         sampled[rows] = 1 + (counts[drawn] >= counts[targets[rows], None]).sum(axis=1)
     return {which: sampled, f"{which}_full": full.astype(np.int32)}
 
 
-def sessions_table(split: LeaveOneOut, ranks: Ranks, top: np.ndarray | None) -> pa.Table:
-    """One row for each test session, in the order of the split.
+def sessions_table(split: Split, ranks: Ranks, top: np.ndarray | None) -> pa.Table:
+    """One row for each test session, in the order of the split's part.
 
     Args:
       split: the data.
-      ranks: {"test": [S], "test_full": [S]}.
-      top: [S, K] ids of the best tracks, or None.
+      ranks: {"test": [N], "test_full": [N]}.
+      top: [N, K] ids of the best tracks, or None.
 
     Returns:
       session_id, target (both ids as in the source), target_skipped, rank_sampled, rank_full and,
       with `top`, the list top: recommended tracks as in the source, best first.
     """
-    lengths, targets = split.held_out("test")
+    starts, lengths = split.spans("test")
+    _, targets = split.held_out("test")
     columns = {
-        "session_id": split.session_ids,
+        "session_id": split.ids_of("test"),
         "target": split.track_ids.take(pa.array(targets - FIRST_TRACK_ID)),
-        "target_skipped": pa.array(split.skipped[split.starts + lengths]),
+        "target_skipped": pa.array(split.skipped[starts + lengths]),
         "rank_sampled": pa.array(ranks["test"]),
         "rank_full": pa.array(ranks["test_full"]),
     }

@@ -12,7 +12,7 @@ from typing import Any
 from skipjax import memory, metrics
 from skipjax.choices import CHOICES
 from skipjax.errors import ConfigError
-from skipjax.ids import FIRST_TRACK_ID
+from skipjax.ids import FIRST_TRACK_ID, HELD_OUT
 
 _LARGEST_INT = 2**31 - 1  # of an int32
 _DEMO_TRACK_BYTES = 150
@@ -78,12 +78,23 @@ _RULES = {
     "data.path": _TEXT,
     "data.cache_dir": _NAME,
     "data.num_sessions": _whole(0),
-    "data.min_length": _whole(4),  # two tracks to learn from, and two held out
+    "data.min_length": _whole(2),  # one to learn from, one to predict; see also _check_together
     "data.max_length": _whole(4),
+    "data.gap_minutes": _Rule(
+        lambda x: x == -1 or _number(0, 1e9).allows(x),
+        "a number from 0 to 1e9, or -1 for the source's own",
+    ),
+    "data.min_plays": _whole(1),
     "data.skip_levels": _tuple_of(
         lambda x: type(x) is int and 0 <= x <= 3, "a tuple of levels, each 0, 1, 2 or 3"
     ),
+    "data.skip_below_percent": _number(0, 100),
+    "data.skip_dislikes": _FLAG,
+    "data.skip_rating": _number(0),
     "data.require_skip": _FLAG,
+    "data.temporal.test_hours": _number(1e-3, 1e6),
+    "data.temporal.valid_hours": _number(1e-3, 1e6),
+    "data.temporal.gap_minutes": _number(0, 1e6),
     # Which of the columns must be named, data/table.py says.
     "data.table.session_column": _TEXT,
     "data.table.track_column": _TEXT,
@@ -91,6 +102,8 @@ _RULES = {
     "data.table.time_column": _TEXT,
     "data.table.level_column": _TEXT,
     "data.table.skip_column": _TEXT,
+    "data.table.rating_column": _TEXT,
+    "data.table.percent_column": _TEXT,
     "data.table.context_columns": _tuple_of(_NAME.allows, "a tuple of columns' names"),
     "data.demo.num_sessions": _whole(1),
     "data.demo.num_tracks": _whole(100, 50_000_000),
@@ -175,6 +188,13 @@ def check_limits(config: Any) -> None:
 def _check_together(config: Any) -> None:
     """What no field shows alone."""
     data, model, loss, evaluation = config.data, config.model, config.loss, config.eval
+    least = 2 + HELD_OUT[data.split]
+    if data.min_length < least:
+        raise ConfigError(
+            f"config.data.min_length is {data.min_length}, but config.data.split "
+            f"{data.split!r} needs two tracks to learn from and two to hold out; it must be a "
+            f"whole number of at least {least}."
+        )
     if data.min_length > data.max_length:
         raise ConfigError(
             f"config.data.min_length is {data.min_length}, more than config.data.max_length "
@@ -183,7 +203,8 @@ def _check_together(config: Any) -> None:
     if data.source == "demo" and data.path:
         raise ConfigError(
             f"config.data.path is {data.path!r}, but config.data.source is 'demo', which reads no "
-            "files; set config.data.source to 'mssd', 'table' or 'prepared', or leave out the path."
+            "files; set config.data.source to what lies there, such as 'mssd' or 'table', or leave "
+            "out the path."
         )
     bytes_there = memory.physical_bytes()
     if data.source == "demo" and data.demo.num_tracks * _DEMO_TRACK_BYTES > bytes_there:
@@ -244,14 +265,15 @@ def check_data_limits(config: Any, split: Any, available: int | None = None) -> 
 
     Args:
       config: within `check_limits`.
-      split: the data, a `LeaveOneOut`.
+      split: the data, a `data.parts.Split`.
       available: bytes of memory for parameters; None for the machine's.
 
     Raises:
       ConfigError: with the field, its value, what the data has, and what to change.
     """
     train, draws, optimizer = config.train, config.sampling, config.optimizer
-    sessions, tracks = split.num_sessions, split.num_ids - FIRST_TRACK_ID
+    sessions = len(split.parts["train"].sessions)
+    tracks = split.num_ids - FIRST_TRACK_ID
     if train.batch_size > sessions:
         raise ConfigError(
             f"config.train.batch_size is {train.batch_size}, but there are only {sessions} "

@@ -296,7 +296,7 @@ class Recommender:
     ) -> tuple[jax.Array, jax.Array]:
         """Scores and ids of the best `k` for each session, [B, k]."""
         model = self.model
-        batch = batches.spans(encoded, rows, encoded.lengths[rows], shape)
+        batch = batches.spans(encoded, encoded.starts[rows], encoded.lengths[rows], shape)
         feedback = np.where(batch["skipped"], SKIPPED, PLAYED) if encoded.skips_known else UNKNOWN
         feedback = np.where(batch["valid"], feedback, UNKNOWN).astype(np.int32)
         hidden = model.hidden(batch["tracks"], batch["valid"], feedback)

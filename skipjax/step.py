@@ -84,7 +84,7 @@ def by_rows(config: Any, num_ids: int) -> bool:
     if table == "dense" or draws.scope == "full":
         return False
     sessions = config.train.batch_size
-    read = sessions * (config.data.max_length - HELD_OUT)
+    read = sessions * (config.data.max_length - HELD_OUT[config.data.split])
     if config.loss.negatives == "random":
         read *= 2
     read += draws.num_negatives * (sessions if draws.scope == "session" else 1)

@@ -17,6 +17,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from skipjax.ids import LEAVE_ONE_OUT
+
+_FEEDBACK = {
+    "level": "skip levels",
+    "played_percent": "share played",
+    "next_gap_seconds": "time to the next play (skips are inferred)",
+    "reaction": "likes and dislikes",
+    "rating": "ratings",
+}
+
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[..., None]]:
@@ -69,23 +79,31 @@ def sessions_table(title: str, facts: Mapping[str, Any], min_length: int) -> Tab
     table.add_column(justify="right")
     for name in ("sessions", "events", "tracks"):
         table.add_row(name, f"{facts[name]:,}")
-    table.add_row("skipped (levels 1 and 2)", f"{facts['skipped_share']:.2%}")
-    labels = ("not skipped", "played very briefly", "played briefly", "played mostly")
-    for level, (share, label) in enumerate(zip(facts["level_shares"], labels, strict=True)):
-        table.add_row(f"  level {level}, {label}", f"{share:.2%}")
+    if "level" in facts["feedback"]:
+        table.add_row("skipped (levels 1 and 2)", f"{facts['skipped_share']:.2%}")
+        labels = ("not skipped", "played very briefly", "played briefly", "played mostly")
+        for level, (share, label) in enumerate(zip(facts["level_shares"], labels, strict=True)):
+            table.add_row(f"  level {level}, {label}", f"{share:.2%}")
+    table.add_row("feedback logged", ", ".join(map(_FEEDBACK.get, facts["feedback"])))
+    for label, share in facts["feedback_shares"].items():
+        table.add_row(f"  {label}", f"{share:.2%}")
     table.add_row("session length", f"{facts['length_min']} to {facts['length_max']}")
     table.add_row("  mean", f"{facts['length_mean']:.2f}")
     left_out = facts["left_out"]
     table.add_row(f"left out, shorter than {min_length}", f"{left_out['sessions']:,} sessions")
     table.add_row("", f"{left_out['events']:,} events")
+    for what, number in left_out.items():
+        if number and what not in ("sessions", "events"):
+            table.add_row(f"left out, {escape(what)}", f"{number:,}")
     return table
 
 
 def study_table(study: Mapping[str, Any]) -> Table:
     """The arms of a study, as its `study.json` holds them; differences are of full HR@10."""
     label = "synthetic demo sessions" if study["synthetic"] else study["source"]
+    split = "" if study["split"] == LEAVE_ONE_OUT else f"; {study['split']}"
     table = Table(
-        title=escape(f"{study['name']} on {label}: {study['sessions']:,} sessions"),
+        title=escape(f"{study['name']} on {label}: {study['sessions']:,} sessions{split}"),
         title_justify="left",
     )
     table.add_column("arm")
@@ -107,6 +125,13 @@ def study_table(study: Mapping[str, Any]) -> Table:
             end_section=following is None or following["group"] != arm["group"],
         )
     return table
+
+
+def cold_targets(share: float) -> str:
+    """Says of how many targets a model cannot know anything."""
+    return (
+        f"cold: training never sees {share:.1%} of the test targets, which are ranked all the same"
+    )
 
 
 def results_table(title: str, results: Mapping[str, float], names: tuple[str, ...]) -> Table:

@@ -17,16 +17,19 @@ from skipjax import evaluate, files, memory, metrics, signals, step, terminal, w
 from skipjax.checkpoints import Checkpoints
 from skipjax.data import dropped, sources
 from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
-from skipjax.data.split import LeaveOneOut, split_as
+from skipjax.data.parts import Split, parts_table
+from skipjax.data.split import split_as
 from skipjax.encoders import Encoder, make_encoder
 from skipjax.errors import DivergedError, Interrupted, OutputError
-from skipjax.ids import FIRST_TRACK_ID
+from skipjax.ids import FIRST_TRACK_ID, HELD_OUT, LEAVE_ONE_OUT
 from skipjax.limits import check_data_limits, check_limits
 from skipjax.workdir import (
+    SPLIT,
     as_json,
     check_same_config,
     check_same_data,
     check_same_run,
+    check_same_split,
     finished,
 )
 
@@ -44,7 +47,8 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
     Args:
       config: as `configs/common.py`.
       workdir: gets `config.json`, `tracks.parquet`, `metrics.jsonl`, `tensorboard/`,
-        `checkpoints/`, `sessions.parquet` and `results.json`.
+        `checkpoints/`, `sessions.parquet` and `results.json`; where sessions are in different
+        parts, `split.parquet`, too.
 
     Returns:
       What stands in `results.json`: "valid/hr@10", "test/hr@10" (among sampled candidates),
@@ -76,8 +80,10 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
             files.make_folder(workdir)
             stack.enter_context(files.lock(workdir / ".lock"))
             check_same_run(config, workdir)  # somebody else may have been here meanwhile
-        results = finished(config, workdir)
-        if results is not None and all((workdir / name).exists() for name in (SESSIONS, TRACKS)):
+        results, parts = finished(config, workdir), parts_table(split)
+        made = (SESSIONS, TRACKS) if parts is None else (SESSIONS, TRACKS, SPLIT)
+        check_same_split(parts, workdir)
+        if results is not None and all((workdir / name).exists() for name in made):
             check_same_data(results["data"], split.digest, workdir)
             terminal.say(f"{workdir} is finished; these are its results.")
             _report(config, results, workdir)
@@ -89,6 +95,8 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
         run = _Run(config, workdir, split, encoder, evaluator, checkpoints, train_step)
         stack.callback(run.writer.close)
         _write_tracks(split, workdir / TRACKS)  # of the data that the run is known to have
+        if parts is not None:
+            _write_table(parts, workdir / SPLIT)
         run.train()
         results = run.test()
         files.write_json(workdir / "results.json", results)
@@ -107,7 +115,8 @@ def check_config(config: Any) -> Encoder:
       ConfigError: a field with an impossible value.
     """
     check_limits(config)
-    encoder = make_encoder(config.model, config.data.max_length)
+    held_out = HELD_OUT[config.data.split]
+    encoder = make_encoder(config.model, config.data.max_length, held_out)
     step.make_train_step(config, encoder, num_steps=1)
     step.hyperparameters(config, num_steps=1)
     return encoder
@@ -249,16 +258,19 @@ class _Run:
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
             "stopped_early": self.stopped_early and len(self.history) < config.train.num_epochs,
-            "split": "leave-one-out",
+            "split": self.split.name,
+            "skipped_means": self.split.skipped_means,
             "sessions": self.split.num_sessions,
+            "parts": {which: len(part.sessions) for which, part in self.split.parts.items()},
             "tracks": self.split.num_ids - FIRST_TRACK_ID,
             "data": self.split.digest,
+            "test/cold_share": self.split.cold_share("test"),
         }
         params = self.state.params
         valid = self.evaluator.ranks(params, "valid", full=False)
         results |= evaluate.summarise(valid, (*names, SELECTION))
         keep = config.eval.keep_top
-        top = np.zeros((self.split.num_sessions, keep), np.int32) if keep else None
+        top = np.zeros((results["parts"]["test"], keep), np.int32) if keep else None
         with terminal.progress_bar() as progress:
             ranks = self.evaluator.ranks(params, "test", full=True, top=top, progress=progress)
         _write_table(evaluate.sessions_table(self.split, ranks, top), self.workdir / SESSIONS)
@@ -273,7 +285,7 @@ class _Run:
         self.writer.write(self._best_step, self.best_epoch, numbers)
 
 
-def _load(config: Any) -> LeaveOneOut:
+def _load(config: Any) -> Split:
     data = config.data
     with terminal.progress_bar() as progress:
         sessions = sources.load(data, progress=progress)
@@ -284,7 +296,7 @@ def _load(config: Any) -> LeaveOneOut:
     return split
 
 
-def _write_tracks(split: LeaveOneOut, path: Path) -> None:
+def _write_tracks(split: Split, path: Path) -> None:
     """Each track's id in the source and its events in training, in the order of the model's ids."""
     counts = pa.array(split.train_counts[FIRST_TRACK_ID:])
     _write_table(pa.table({"track_id": split.track_ids, "plays": counts}), path)
@@ -300,18 +312,25 @@ def _device_bytes() -> int | None:
     return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
-def _num_steps(config: Any, split: LeaveOneOut) -> int:
+def _num_steps(config: Any, split: Split) -> int:
     return config.train.num_epochs * steps_per_epoch(split, config.train.batch_size)
 
 
-def _facts(split: LeaveOneOut, config: Any) -> str:
+def _facts(split: Split, config: Any) -> str:
     label = " (synthetic)" if config.data.source == "demo" else ""
     lines = [
         f"{config.name} on {config.data.source}{label}: {split.num_sessions:,} sessions, "
         f"{split.num_ids - FIRST_TRACK_ID:,} tracks; "
         f"device: {jax.devices()[0].device_kind}"
     ]
+    if split.name != LEAVE_ONE_OUT:
+        counts = {which: len(part.sessions) for which, part in split.parts.items()}
+        lines.append(
+            f"{split.name}; {counts['train']:,} sessions to train on, {counts['valid']:,} to "
+            f"validate with, {counts['test']:,} to test with"
+        )
     lines += [f"left out: {n:,} sessions {why}" for why, n in split.left_out.items() if n]
+    lines += [f"left out: {n:,} events {why}" for why, n in split.left_out_events.items()]
     return "\n".join(lines)
 
 
@@ -331,8 +350,12 @@ def _means(pending: list[dict[str, jax.Array]], done: int) -> dict[str, float]:
 def _report(config: Any, results: dict[str, Any], workdir: Path) -> None:
     label = "synthetic demo sessions" if results["synthetic"] else results["source"]
     title = f"{results['name']} on {label}, epoch {results['best_epoch']} of {results['epochs']}"
+    if results["split"] != LEAVE_ONE_OUT:
+        title += f"; {results['split']}"
     names = tuple(metrics.canonical(name) for name in config.eval.metrics)
     terminal.out().print(terminal.results_table(title, results, names))
+    if cold := results.get("test/cold_share"):
+        terminal.say(terminal.cold_targets(cold))
     for name, what in (
         ("results.json", "these numbers"),
         (SESSIONS, "the rank of every test session"),

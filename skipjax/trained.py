@@ -13,6 +13,7 @@ from skipjax.checkpoints import Checkpoints
 from skipjax.data.catalogue import TRACKS, Catalogue
 from skipjax.encoders import Encoder, init_params, make_encoder
 from skipjax.errors import CheckpointError, ConfigError, DataError
+from skipjax.ids import HELD_OUT
 from skipjax.limits import check_limits
 from skipjax.model import Model
 from skipjax.workdir import check_same_config, saved_config
@@ -61,7 +62,8 @@ def read(workdir: Path) -> Trained:
       CheckpointError: it holds no run, none with a finished epoch, or something is damaged.
     """
     config = _read_config(workdir)
-    encoder = make_encoder(config.model, config.data.max_length)
+    held_out = HELD_OUT[config.data.split]
+    encoder = make_encoder(config.model, config.data.max_length, held_out)
     try:
         catalogue = Catalogue.open(workdir / TRACKS)
     except DataError as error:

@@ -6,8 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from pyarrow import parquet
+
 from skipjax import files, metrics, terminal
 from skipjax.errors import CheckpointError, DataError, OutputError, SkipjaxError
+
+SPLIT = "split.parquet"  # the part of each session, where not all are in every part
 
 # Fields that change how long a run goes on, where things lie or what is printed, but no result.
 _MAY_CHANGE = {
@@ -23,7 +28,7 @@ _MAY_CHANGE = {
     "eval.metrics",
 }
 # What a report of a finished run shows besides metrics.
-_REPORTED = {"name", "source", "synthetic", "epochs", "best_epoch", "data"}
+_REPORTED = {"name", "source", "synthetic", "epochs", "best_epoch", "split", "data"}
 
 
 def as_json(config: Any) -> dict[str, Any]:
@@ -135,6 +140,35 @@ def check_same_data(before: str, now: str, workdir: Path) -> None:
         raise CheckpointError(
             f"{workdir} was trained on other data than config.data now gives; choose another "
             "--workdir."
+        )
+
+
+def check_same_split(parts: pa.Table | None, workdir: Path) -> None:
+    """Refuses to go on with other sessions to train on, to validate with or to test with.
+
+    The same data and config give the same, but for another version of skipjax.
+
+    Args:
+      parts: of `parts_table`.
+      workdir: may hold what a run saved of it.
+
+    Raises:
+      CheckpointError: it saved another split, or that cannot be read.
+    """
+    path = workdir / SPLIT
+    if not path.exists():
+        return
+    try:
+        before = parquet.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}); remove it, and training makes "
+            "it again."
+        ) from None
+    if parts is None or not before.equals(parts):
+        raise CheckpointError(
+            f"{path} has other sessions for training, validation and test than config.data now "
+            "gives, of other data or by another version; choose another --workdir."
         )
 
 

@@ -746,7 +746,7 @@ CASES = {
                 for x in r
             ],
         ),
-        Accepted(),
+        Accepted(as_plain=False),  # they are kept
     ),
     **{
         f"date and time {value!r}": (

@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from conftest import make_sessions, random_listening
 
 from skipjax.data import batches
+from skipjax.data.parts import Part
 from skipjax.data.split import leave_one_out
 from skipjax.errors import ConfigError
 
@@ -13,6 +15,18 @@ from skipjax.errors import ConfigError
 def split(rng):
     sessions = make_sessions(random_listening(rng, num_sessions=10, low=4, high=8))
     return leave_one_out(sessions, min_length=4, max_length=8, skip_levels=(1, 2))
+
+
+@pytest.fixture
+def by_time(split):
+    """The same sessions, each in one part."""
+    rows = np.arange(10)
+    parts = {
+        "train": Part(rows[[0, 2, 3, 5, 8, 9]], 0),
+        "valid": Part(rows[[1, 6]], 1),
+        "test": Part(rows[[4, 7]], 1),
+    }
+    return dataclasses.replace(split, parts=parts)
 
 
 def spans_of(split):
@@ -52,6 +66,25 @@ def test_every_training_span_once_an_epoch_and_nothing_else(split):
             "skipped": ((4, 6), "bool"),
             "valid": ((4, 6), "bool"),
         }
+
+
+def test_by_time_whole_sessions_of_training_and_no_others(by_time):
+    loader = batches.SessionBatches(by_time, batch_size=4, max_length=8, seed=3)
+    assert loader.steps_per_epoch == 2
+    found = [row for i in range(2) for row in rows_of(loader.batch(i))]
+    whole = [
+        (by_time.tracks[s : s + n].tolist(), by_time.skipped[s : s + n].tolist())
+        for s, n in zip(by_time.starts, by_time.lengths, strict=True)
+    ]
+    assert sorted(found) == sorted(whole[i] for i in by_time.parts["train"].sessions)
+    assert loader.batch(0)["tracks"].shape == (4, 8)
+    for which in ("valid", "test"):
+        ((rows, batch),) = batches.held_out_batches(by_time, which, batch_size=4, max_length=8)
+        assert rows.tolist() == [0, 1]
+        assert batch["tracks"].shape == (4, 7)
+        asked = [whole[i] for i in by_time.parts[which].sessions]
+        assert list(rows_of(batch)) == [(tracks[:-1], skips[:-1]) for tracks, skips in asked]
+        assert batch["targets"].tolist() == [tracks[-1] for tracks, _ in asked] + [0, 0]
 
 
 def test_a_batch_is_a_function_of_seed_and_step(split):

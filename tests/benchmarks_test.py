@@ -6,9 +6,10 @@ import sys
 
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import study_statistics, train_step
+from benchmarks import prepare, study_statistics, train_step
 from benchmarks.step_contest import random_split
 from benchmarks.step_cost import floor_seconds, step_cost
 from skipjax import encoders, sampling, step
@@ -223,3 +224,20 @@ def test_a_planted_difference_is_as_large_as_it_says(rng):
     variance = study_statistics.CELL_VARIANCE / study_statistics.NUM_SESSIONS
     means = arm.mean(axis=2)
     np.testing.assert_allclose((means[:, 0] - means[:, 1]).var() / 2, variance, rtol=0.25)
+
+
+def test_listens_are_like_yambdas_and_their_preparation_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "LISTENS", 50)
+    path = prepare.make_listens(tmp_path / "listens.parquet", listeners=30, tracks=400)
+    listens = pq.read_table(path)
+    assert [str(kind) for kind in listens.schema.types] == [
+        *("uint32", "uint32", "uint32", "uint8", "uint16", "uint32")
+    ]
+    order = np.lexsort([listens["timestamp"], listens["uid"]])
+    assert (order == np.arange(listens.num_rows)).all()
+    assert not (listens["timestamp"].to_numpy() % 5).any()
+    for what in ("parquet", "yambda"):
+        measured = prepare._measure(what, str(path), str(tmp_path))
+        assert measured["rows"] == listens.num_rows
+        assert measured["peak_mb"] > 1
+        assert measured["seconds"] > 0

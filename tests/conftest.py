@@ -151,8 +151,11 @@ def small_run(trials, tmp_path_factory):
     return functools.cache(lambda i: SmallRun(trials, place / f"small-run-{i}", causal=not i))
 
 
-def make_sessions(listening, track_ids=None, session_ids=None) -> Sessions:
-    """Sessions from [[(track, level), ...], ...], tracks being names such as "t3"."""
+def make_sessions(listening, track_ids=None, session_ids=None, context=None, **info) -> Sessions:
+    """Sessions from [[(track, level), ...], ...], tracks being names such as "t3".
+
+    `context` has further columns of the events, by name; `info` is what is known of them.
+    """
     names = sorted({track for session in listening for track, _ in session})
     track_ids = names if track_ids is None else track_ids
     code = {name: i for i, name in enumerate(track_ids)}
@@ -166,8 +169,10 @@ def make_sessions(listening, track_ids=None, session_ids=None) -> Sessions:
         levels=np.array([level for _, level in events], np.int8),
         session_ids=pa.array(session_ids, pa.large_string()),
         track_ids=pa.array(track_ids, pa.large_string()),
-        context=pa.table({"hour_of_day": pa.array([0] * len(events), pa.int8())}),
-        info={"source": "test"},
+        context=pa.table(
+            {"hour_of_day": pa.array([0] * len(events), pa.int8()), **(context or {})}
+        ),
+        info={"source": "test", **info},
     )
 
 

@@ -9,6 +9,7 @@ import reference
 from conftest import make_sessions, random_listening
 
 from skipjax import encoders, evaluate
+from skipjax.data.parts import Part
 from skipjax.data.split import leave_one_out
 from skipjax.errors import ConfigError, DataError
 from skipjax.limits import check_limits
@@ -45,6 +46,43 @@ def reorder(split, order):
         lengths=split.lengths[order],
         session_ids=split.session_ids.take(pa.array(order)),
     )
+
+
+def by_time(split):
+    """The same sessions, each in one part."""
+    part = np.random.default_rng(1).permutation(30) % 3
+    rows = {which: np.flatnonzero(part == i) for i, which in enumerate(("train", "valid", "test"))}
+    parts = {which: Part(some, int(which != "train")) for which, some in rows.items()}
+    return dataclasses.replace(split, parts=parts)
+
+
+def test_a_session_ranks_the_same_whichever_part_it_is_in():
+    """By time, validation and test ask what the test of leave-one-out asks."""
+    split = make_split()
+    timed = by_time(split)
+    encoder, params = make_model(split)
+    evaluator = evaluate.Evaluator(tiny(), encoder, split)
+    whole = evaluator.ranks(params, "test", full=True)
+    popular = evaluate.popularity_ranks(split, "test", evaluator.candidates)
+    table = evaluate.sessions_table(split, whole, None)
+    again = evaluate.Evaluator(tiny(batch_size=7, keep_top=3), encoder, timed)
+    for which in ("valid", "test"):
+        rows = timed.parts[which].sessions
+        top = np.zeros((len(rows), 3), np.int32)
+        ranks = again.ranks(params, which, full=True, top=top)
+        assert (top > 1).all()
+        np.testing.assert_array_equal(ranks[which], whole["test"][rows])
+        np.testing.assert_array_equal(ranks[f"{which}_full"], whole["test_full"][rows])
+        baseline = evaluate.popularity_ranks(timed, which, again.candidates)
+        np.testing.assert_array_equal(baseline[which], popular["test"][rows])
+        np.testing.assert_array_equal(baseline[f"{which}_full"], popular["test_full"][rows])
+    assert evaluate.sessions_table(timed, ranks, None).equals(table.take(pa.array(rows)))
+    drawn = evaluate.Candidates(split, 20, seed=0)(rows)
+    for keep_bytes in (0, 4 * 20 * 20):  # of the twenty sessions that are asked for
+        some = evaluate.Candidates(timed, 20, seed=0, keep_bytes=keep_bytes)
+        for _ in range(2):
+            np.testing.assert_array_equal(some(rows), drawn)
+    assert some._kept.shape == (20, 20)
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -109,7 +109,8 @@ def test_a_field_that_nothing_reads_is_refused(field, hint):
 def test_numbers_are_numbers(field, default):
     """Python takes True for 1 and compares nan with everything; a float32 ends at 3.4e38."""
     assert wanted(field, default) == ""
-    wrong = [True, False, math.nan, math.inf, -math.inf, "1", (1,), -1, 1e39]
+    negative = -2 if field == "data.gap_minutes" else -1  # which is the source's own
+    wrong = [True, False, math.nan, math.inf, -math.inf, "1", (1,), negative, 1e39]
     wrong += [1.5, 2**63] if type(default) is int else []
     for value in wrong:
         assert re.fullmatch(r"it must be a (whole|finite)? ?number .*", wanted(field, value)), value
@@ -167,7 +168,12 @@ MISTAKES = [
     ("optimizer.epsilon=0", "epsilon is 0.0; it must be a finite number of at least 1e-30."),
     ("model.dropout=1", "config.model.dropout is 1.0; it must be a finite number from 0 to 0.99."),
     ("model.num_heads=0", "config.model.num_heads is 0; it must be a whole number of at least 1."),
-    ("data.min_length=3", "data.min_length is 3; it must be a whole number of at least 4."),
+    ("data.min_length=1", "data.min_length is 1; it must be a whole number of at least 2."),
+    ("data.min_length=3", "two to hold out; it must be a whole number of at least 4."),
+    ("data.min_plays=0", "config.data.min_plays is 0; it must be a whole number of at least 1."),
+    ("data.skip_below_percent=101", "it must be a finite number from 0 to 100."),
+    ("data.temporal.test_hours=0", "test_hours is 0.0; it must be a finite number from 0.001 to"),
+    ("data.temporal.gap_minutes=-1", "gap_minutes is -1.0; it must be a finite number from 0 to"),
     ("data.demo.num_tracks=99", "num_tracks is 99; it must be a whole number from 100 to 50000000"),
     ("data.demo.skip_share=1", "skip_share is 1.0; it must be a number from 0 to below 1;"),
     ("train.patience=0", "config.train.patience is 0; it must be a whole number of at least 1."),
@@ -178,8 +184,14 @@ MISTAKES = [
     ("los.alpha=1", "there is no field config.los.alpha. Did you mean config.loss.alpha?"),
     ("train.epochs=1", "there is no field config.train.epochs. Did you mean config.train.num_ep"),
     ("loss=1", "there is no field config.loss."),
-    ("data.source=msd", "config.data.source is 'msd'; choose one of 'demo', 'mssd', 'table', 'p"),
+    ("data.source=msd", "config.data.source is 'msd'; choose one of 'demo', 'mssd', 'yambda', "),
     ("data.source=msd", "Did you mean 'mssd'?"),
+    (
+        "data.split=leave-one-out",
+        "choose one of 'leave_one_out', 'temporal'. Did you mean 'leave_o",
+    ),
+    ("data.split=time", "config.data.split is 'time'; choose one of 'leave_one_out', 'temporal'."),
+    ("data.split=temporal data.min_length=1", "min_length is 1; it must be a whole number of at l"),
     ("data.labels=suffled", "choose one of 'logged', 'shuffled'. Did you mean 'shuffled'?"),
     ("model.activation=RELU", "is 'RELU'; choose one of 'relu', 'gelu'."),
     ("model.positions=end", "choose one of 'from_end', 'absolute'. Did you mean 'from_end'?"),

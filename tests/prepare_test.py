@@ -1,15 +1,20 @@
 """python -m skipjax: what it prints, where, and how it ends."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from skipjax import __version__
 from skipjax.cli import main as cli
+from skipjax.cli import prepare
 from skipjax.data import demo, mssd
 from skipjax.data.sessions import Sessions
 
@@ -77,7 +82,7 @@ def test_prepare_table(run, tmp_path):
     sessions = Sessions.open(tmp_path / "out")
     tracks = sessions.track_ids.to_pylist()
     assert [tracks[t] for t in sessions.tracks] == list("543210")
-    assert sessions.context.column_names == ["place", "bad"]
+    assert sessions.context.column_names == ["time", "place", "bad"]
 
 
 def test_what_is_dropped_is_said(run, logs, tmp_path):
@@ -159,7 +164,7 @@ def test_mistakes_end_in_one_line(run, logs, tmp_path, monkeypatch, arguments, c
     assert os.listdir(tmp_path) == ["logs"]
 
 
-def test_help(run, capsys):
+def test_help(run):
     code, out, err = run("--help")
     assert (code, err) == (0, "")
     assert all(f"  {name} " in out for name in cli.COMMANDS)
@@ -167,13 +172,7 @@ def test_help(run, capsys):
     assert run("--version") == (0, f"skipjax {__version__}\n", "")
     code, out, _ = run("prepare", "--help")
     assert code == 0
-    assert "mssd" in out
-    assert "table" in out
-    for kind in ("mssd", "table"):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(["prepare", kind, "--help"])
-        assert exit_.value.code == 0
-        assert f"python -m skipjax prepare {kind} SRC" in capsys.readouterr().out
+    assert all(f"  {kind} " in out for kind in prepare.KINDS)
 
 
 def test_ctrl_c_ends_quietly(run, logs, tmp_path, monkeypatch):
@@ -223,3 +222,119 @@ def test_signals_leave_nothing(tmp_path, number, code):
     said = {130: "interrupted", 143: "terminated"}[code]
     assert err == f"skipjax: {said}; nothing unfinished is left behind.\n"
     assert os.listdir(tmp_path) == ["log.csv"]
+
+
+def put_yambda(folder):
+    rows = 12
+    numbers = np.arange(rows, dtype=np.uint32)
+    columns = {
+        "uid": numbers * 0 + 7,
+        "timestamp": 5 * numbers,
+        "item_id": numbers % 5,
+        "is_organic": (numbers % 2).astype(np.uint8),
+        "event_type": pa.array(["listen"] * 10 + ["dislike", "like"]),
+        "played_ratio_pct": pa.array([7, 90] * 5 + [None] * 2, pa.uint16()),
+        "track_length_seconds": pa.array([200] * 10 + [None] * 2, pa.uint32()),
+    }
+    pq.write_table(pa.table(columns), folder / "multi_event.parquet")
+
+
+def put_lastfm(folder):
+    rows = [f"u\t2009-05-04T23:{59 - i:02}:00Z\t\ta\t\t{'t' * (i > 0)}" for i in range(9)]
+    (folder / "l.tsv").write_text("".join(row + "\n" for row in rows))
+
+
+def put_spotify(folder):
+    values = [
+        {
+            "ts": f"2020-01-01T00:{i:02}:00Z",
+            "ms_played": 1000,
+            "spotify_track_uri": f"spotify:track:{i}" if i else None,
+            "skipped": i < 3,
+        }
+        for i in range(9)
+    ]
+    (folder / "endsong_0.json").write_text(json.dumps(values))
+
+
+def put_inter(folder):
+    rows = [f"u\ti{i}\t{i % 5 + 1}\t{i}" for i in range(10)]
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    (folder / "l.inter").write_text("\n".join([header, *rows]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "put", "cells"),
+    [
+        (
+            "yambda",
+            put_yambda,
+            {
+                "feedback logged": "share played, likes and dislikes",
+                "played less than half": "50.00%",
+                "liked": "10.00%",
+                "disliked": "10.00%",
+            },
+        ),
+        (
+            "lastfm",
+            put_lastfm,
+            {
+                "feedback logged": "time to the next play (skips are inferred)",
+                "the next play within 30 s": "0.00%",
+                "left out, plays without a track": "1",
+            },
+        ),
+        (
+            "spotify",
+            put_spotify,
+            {
+                "feedback logged": "skip levels",
+                "level 1, played very briefly": "25.00%",
+                "left out, plays without a track": "1",
+            },
+        ),
+        ("inter", put_inter, {"feedback logged": "ratings", "rated 2 or less": "40.00%"}),
+    ],
+)
+def test_what_is_said_of_each_kind(run, tmp_path, kind, put, cells):
+    (tmp_path / "in").mkdir()
+    put(tmp_path / "in")
+    code, out, err = run("prepare", kind, tmp_path / "in", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    lines = [[cell.strip() for cell in line.split("│")[1:3]] for line in out.splitlines()]
+    said = dict(pair for pair in lines if len(pair) == 2)
+    assert cells.items() <= said.items()
+    assert ("skipped (levels 1 and 2)" in said) == (kind == "spotify")
+    assert Sessions.open(tmp_path / "out").info["source"] == kind
+
+
+@pytest.mark.parametrize("kind", prepare.KINDS)
+def test_each_kind_has_its_help(run, capsys, kind):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["prepare", kind, "--help"])
+    assert exit_.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"python -m skipjax prepare {kind} SRC" in said
+    assert ("--gap_minutes" in said) == (kind != "mssd")
+    assert ("--features" in said) == (kind == "mssd")
+    assert ("--rating_column" in said) == (kind == "table")
+    assert ("--time_unit" in said) == (kind in ("table", "inter"))
+    default = 30 if kind in ("yambda", "lastfm", "spotify") else 0
+    assert kind == "mssd" or f"0 never does (default: {default})" in said
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "half"])
+def test_a_gap_is_a_number(run, tmp_path, value):
+    code, _, err = run("prepare", "yambda", tmp_path, "--out", "o", f"--gap_minutes={value}")
+    assert code == 2
+    assert f"--gap_minutes: '{value}' is not a number of at least 0" in err
+
+
+def test_a_gap_without_a_unit_names_the_flag(run, tmp_path):
+    put_inter(tmp_path)
+    source = tmp_path / "l.inter"
+    code, _, err = run("prepare", "inter", source, "--out", tmp_path / "o", "--gap_minutes=30")
+    assert code == 2
+    assert "give time_unit: s, ms, us, ns." in err
+    assert err.count("\n") == 1

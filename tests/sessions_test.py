@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from skipjax import files
-from skipjax.data import columns, layout, spool
+from skipjax.data import layout, spool, vocabulary
 from skipjax.data.blocks import Block
 from skipjax.data.sessions import Sessions
 from skipjax.data.writer import SessionsWriter
@@ -353,6 +353,8 @@ def test_summary(tmp_path):
         "sessions": 2,
         "events": 14,
         "tracks": 9,
+        "feedback": ["level"],
+        "feedback_shares": {},
         "skipped_share": 3 / 14,
         "level_shares": [10 / 14, 2 / 14, 1 / 14, 1 / 14],
         "length_min": 5,
@@ -391,7 +393,7 @@ def test_open_refuses_other_folders(tmp_path):
     with files.new_folder(tmp_path / "other", format=99) as folder:
         for name in layout.CONTENT:
             (folder / name).write_bytes((tmp_path / "out" / name).read_bytes())
-    with pytest.raises(DataError, match=r"format 1 \(its manifest says 99\)"):
+    with pytest.raises(DataError, match=r"format 2 \(its manifest says 99\)"):
         Sessions.open(tmp_path / "other")
 
 
@@ -403,6 +405,7 @@ def test_open_refuses_other_folders(tmp_path):
         {"num_sessions": -1},
         {"max_length": 2**31},
         {"on_bad_session": "skip"},
+        {"gap_minutes": -1},
     ],
 )
 def test_options_that_make_no_sense(tmp_path, options):
@@ -425,11 +428,83 @@ def test_a_session_that_does_not_fit_into_memory_is_refused(tmp_path, monkeypatc
 
 
 def test_more_values_than_32_bits_tell_apart_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(columns, "_MOST_TEXTS", 5)
+    monkeypatch.setattr(vocabulary, "_MOST_TEXTS", 5)
     rows = [("a", f"t{i}", i, 0) for i in range(6)]
     with pytest.raises(DataError, match="more than 5 different values, too many for 32-bit ids"):
         write(tmp_path / "out", in_blocks(rows, 7))
     assert write(tmp_path / "out", in_blocks(rows[:5], 7)).num_tracks == 5
+
+
+@pytest.mark.parametrize("most", [1 << 25, 12, 0])
+def test_numbers_are_the_texts_they_are_written_as(tmp_path, monkeypatch, most):
+    """Also where one comes that is too great for the table of numbers, or where texts do."""
+    rows = [("a", str(number), i, 0) for i, number in enumerate([7, 30, 7, 10, 9, 11, 0, 30, 12])]
+    expected = write(tmp_path / "texts", in_blocks(rows, 2))
+    monkeypatch.setattr(vocabulary, "_NUMBERS", most)
+    blocks = []
+    for number, one in enumerate(in_blocks(rows, 2)):
+        tracks = one.table["track_id"].cast(pa.string()).cast(pa.uint32())
+        if number != 3:
+            one = dataclasses.replace(one, table=one.table.set_column(1, "track_id", tracks))
+        blocks.append(one)
+    sessions = write(tmp_path / "numbers", blocks)
+    assert sessions.track_ids.to_pylist() == ["0", "10", "11", "12", "30", "7", "9"]
+    assert sessions.digest == expected.digest
+
+
+def test_what_else_is_known_of_events(tmp_path):
+    rows = [("a", f"t{i}", i, 0) for i in range(5)]
+    extra = {
+        "time": pa.array(range(5), pa.int64()),
+        "played_percent": pa.array([0, 49, 50, -1, 100], pa.int16()),
+        "next_gap_seconds": pa.array([0, 29, 30, 31, -1], pa.int32()),
+        "reaction": pa.array([0, 1, -1, 0, 0], pa.int8()),
+        "rating": pa.array([1, 2, 2.5, 4, 5], pa.float32()),
+    }
+    feedback = ("played_percent", "next_gap_seconds", "reaction", "rating")
+    with SessionsWriter(
+        tmp_path / "out", source="test", feedback=feedback, time_unit="ms"
+    ) as writer:
+        writer.add(block(rows, **extra))
+    sessions = Sessions.open(tmp_path / "out")
+    assert sessions.feedback == feedback
+    assert sessions.context.to_pydict() == pa.table(extra).to_pydict()
+    times, unit = sessions.times()
+    assert (times.tolist(), times.dtype, unit) == ([0, 1, 2, 3, 4], np.int64, "ms")
+    assert sessions.summary()["feedback_shares"] == {
+        "played less than half": 2 / 5,
+        "the next play within 30 s": 2 / 5,
+        "liked": 1 / 5,
+        "disliked": 1 / 5,
+        "rated 2 or less": 2 / 5,
+    }
+    in_memory = dataclasses.replace(sessions, info={})
+    other = sessions.context.set_column(3, "reaction", pa.array([0, 1, 1, 0, 0], pa.int8()))
+    assert in_memory.digest == dataclasses.replace(sessions, info={}).digest
+    assert in_memory.digest != dataclasses.replace(sessions, info={}, context=other).digest
+
+
+def test_times_whose_unit_is_not_known_are_none(tmp_path):
+    rows = [("a", f"t{i}", i, 0) for i in range(4)]
+    known = write(tmp_path / "out", [block(rows, time=pa.array(range(4), pa.int64()))])
+    assert known.times() is None
+    assert known.context["time"].to_pylist() == [0, 1, 2, 3]
+    assert write(tmp_path / "none", [block(rows)]).times() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("time", pa.int32()), ("rating", pa.float64()), ("reaction", pa.int64())]
+)
+def test_reserved_names_have_their_types(tmp_path, name, kind):
+    rows = [("a", f"t{i}", i, 0) for i in range(4)]
+    with pytest.raises(DataError, match="files that do not fit together"):
+        write(tmp_path / "out", [block(rows, **{name: pa.array(range(4), kind)})])
+
+
+def test_feedback_is_what_there_is(tmp_path):
+    rows = [("a", f"t{i}", i, 0) for i in range(4)]
+    with pytest.raises(DataError, match="files that do not fit together"):
+        write(tmp_path / "out", [block(rows)], feedback=("rating",))
 
 
 def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, monkeypatch):

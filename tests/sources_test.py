@@ -1,11 +1,15 @@
 """What config.data names is prepared once, found again, and refused clearly."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ml_collections import ConfigDict
 
@@ -17,8 +21,11 @@ TABLE = {
     "track_column": "track_id",
     "position_column": "",
     "time_column": "",
+    "time_unit": "",
     "level_column": "",
     "skip_column": "",
+    "rating_column": "",
+    "percent_column": "",
     "context_columns": (),
 }
 
@@ -33,6 +40,7 @@ def data(tmp_path):
             "num_sessions": 0,
             "min_length": 4,
             "max_length": 20,
+            "gap_minutes": -1.0,
             "on_bad_session": "error",
             "table": TABLE,
             "demo": {"num_sessions": 60, "num_tracks": 200, "skip_share": 0.0, "seed": 0},
@@ -177,8 +185,8 @@ def test_prepared(data, logs, tmp_path):
         (
             {"source": "msd"},
             ConfigError,
-            r"config\.data\.source is 'msd'; it must be one of demo, mssd, table, prepared\. "
-            "Did you mean 'mssd'",
+            r"config\.data\.source is 'msd'; it must be one of demo, mssd, yambda, lastfm, "
+            r"spotify, inter, table, prepared\. Did you mean 'mssd'",
         ),
         ({"source": "mssd"}, ConfigError, r"config\.data\.path is empty; set --config\.data\.path"),
         ({"source": "table"}, ConfigError, r"set --config\.data\.path"),
@@ -255,3 +263,94 @@ def test_prepared_data_is_taken_whole(data, tmp_path):
         asked = ConfigDict({**data, field: value})
         with pytest.raises(ConfigError, match=rf"{field} is .*, but prepared data is taken whole"):
             sources.load(asked)
+
+
+def yambda_file(path):
+    events = {
+        "uid": pa.array([7] * 12, pa.uint32()),
+        "timestamp": pa.array([5 * i + 2400 * (i > 5) for i in range(12)], pa.uint32()),
+        "item_id": pa.array(range(12), pa.uint32()),
+        "is_organic": pa.array([1] * 12, pa.uint8()),
+        "played_ratio_pct": pa.array([100] * 12, pa.uint16()),
+        "track_length_seconds": pa.array([200] * 12, pa.uint32()),
+    }
+    pq.write_table(pa.table(events), path)
+
+
+def lastfm_file(path):
+    times = [f"2009-05-04T{20 + i // 6}:{i:02}:00Z" for i in range(12)][::-1]
+    path.write_text("".join(f"u\t{at}\t\ta\t\tt{i}\n" for i, at in enumerate(times)))
+
+
+def spotify_file(path):
+    values = [
+        {
+            "ts": f"2009-05-04T{20 + i // 6}:{i:02}:00Z",
+            "ms_played": 1,
+            "spotify_track_uri": f"spotify:track:{i}",
+        }
+        for i in range(12)
+    ]
+    path.write_text(json.dumps(values))
+
+
+def inter_file(path):
+    rows = "".join(f"u\ti{i}\t{i % 5}\t{60 * i + 2400 * (i > 5)}\n" for i in range(12))
+    path.write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + rows)
+
+
+@pytest.mark.parametrize(
+    ("source", "make", "gap_by_default"),
+    [
+        ("yambda", yambda_file, True),
+        ("lastfm", lastfm_file, True),
+        ("spotify", spotify_file, True),
+        ("inter", inter_file, False),
+        ("table", inter_file, False),
+    ],
+)
+def test_gaps_are_the_sources_own_unless_one_is_set(data, tmp_path, source, make, gap_by_default):
+    """Twelve plays, with more than half an hour in the middle; each setting has its folder."""
+    make(tmp_path / "log")
+    data.source, data.path = source, str(tmp_path / "log")
+    data.table.time_unit = "s"
+    if source == "table":
+        path = (tmp_path / "log").rename(tmp_path / "log.tsv")
+        path.write_text(path.read_text().replace(":token", "").replace(":float", ""))
+        data.path = str(path)
+        data.table.update(
+            session_column="user_id",
+            track_column="item_id",
+            time_column="timestamp",
+            rating_column="rating",
+        )
+    found = {}
+    for gap in (-1.0, 0, 30.0, 20, 1000):
+        data.gap_minutes = gap
+        found[gap] = np.diff(sources.load(data).offsets).tolist()
+    assert found == {
+        -1.0: [6, 6] if gap_by_default else [12],
+        0: [12],
+        30.0: [6, 6],
+        20: [6, 6],
+        1000: [12],
+    }
+    assert len(os.listdir(tmp_path / "cache")) == 4  # -1 is one of the others
+
+
+def test_the_unit_of_times_is_part_of_what_is_kept(data, preparations, tmp_path):
+    inter_file(tmp_path / "l.inter")
+    data.source, data.path = "inter", str(tmp_path / "l.inter")
+    assert sources.load(data).times() is None
+    data.table.time_unit = "ms"
+    assert sources.load(data).times()[1] == "ms"
+    assert len(os.listdir(tmp_path / "cache")) == 2
+
+
+@pytest.mark.parametrize("source", ["demo", "mssd", "prepared"])
+def test_sessions_that_are_there_already_have_no_gap(data, tmp_path, source):
+    data.source, data.path, data.gap_minutes = source, str(tmp_path), 30.0
+    with pytest.raises(
+        ConfigError, match=r"gap_minutes is 30, but config\.data\.source .* already"
+    ):
+        sources.load(data)

@@ -2,6 +2,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from conftest import make_sessions, random_listening
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipjax.data.split import leave_one_out
+from skipjax.data.parts import parts_table
+from skipjax.data.split import leave_one_out, split_as
 from skipjax.errors import ConfigError, DataError
 
 PAPER = {"min_length": 4, "max_length": 20, "skip_levels": (1, 2)}
@@ -35,6 +37,8 @@ def test_split_is_the_loop(seed, require_skip):
     assert split.track_ids.to_pylist() == tracks
     assert split.train_counts.tolist() == [0, 0, *(counts[t] for t in tracks)]
     assert split.num_ids == 2 + len(tracks)
+    assert split.cold_share("test") == np.mean([counts[s[-1][0]] == 0 for s in kept])
+    assert (split.name, parts_table(split)) == ("leave-one-out", None)
     assert split.left_out["shorter than 4 tracks"] == short
     assert split.num_sessions == len(kept)
     for i, session in enumerate(kept):
@@ -45,6 +49,47 @@ def test_split_is_the_loop(seed, require_skip):
         lengths, targets = split.held_out(which)
         assert lengths.tolist() == [len(s) - back for s in kept]
         assert [tracks[v - 2] for v in targets] == [s[-back][0] for s in kept]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9))
+def test_rare_tracks_are_taken_out_before_lengths_count(seed, min_plays):
+    rng = np.random.default_rng(seed)
+    listening = random_listening(rng, num_sessions=12, num_tracks=15, low=1, high=8)
+    data = types.SimpleNamespace(
+        split="leave_one_out", min_plays=min_plays, require_skip=False, labels="logged", **PAPER
+    )
+    data.skip_below_percent, data.skip_dislikes, data.skip_rating = 50.0, True, 2.0
+    plays = Counter(track for session in listening for track, _ in session)
+    often = [[event for event in s if plays[event[0]] >= min_plays] for s in listening]
+    ids = [f"s{i}" for i in range(12)]
+    kept = [(i, s) for i, s in zip(ids, often, strict=True) if len(s) >= 4]
+    if not kept:
+        with pytest.raises(DataError, match="no session is left of 12"):
+            split_as(data, make_sessions(listening))
+        return
+    split = split_as(data, make_sessions(listening))
+    alone = leave_one_out(
+        make_sessions([s for _, s in kept], session_ids=[i for i, _ in kept]), **PAPER
+    )
+    assert split.session_ids.equals(alone.session_ids)
+    assert split.track_ids.equals(alone.track_ids)
+    np.testing.assert_array_equal(split.train_counts, alone.train_counts)
+    for which in ("train", "valid", "test"):
+        for (start, length), (other, same) in zip(
+            zip(*split.spans(which), strict=True),
+            zip(*alone.spans(which), strict=True),
+            strict=True,
+        ):
+            assert length == same
+            for name in ("tracks", "skipped"):
+                own, expected = (getattr(one, name) for one in (split, alone))
+                np.testing.assert_array_equal(
+                    own[start : start + length], expected[other : other + same]
+                )
+    rare = sum(n for n in plays.values() if n < min_plays)
+    assert sum(split.left_out_events.values()) == rare
+    assert split.left_out == {"shorter than 4 tracks": 12 - len(kept)}
 
 
 def test_held_out_tracks_do_not_move_the_vocabulary():

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipjax import evaluate
-from skipjax.data.split import LeaveOneOut, leave_one_out
+from skipjax.data.parts import Part, Split, everywhere
+from skipjax.data.split import leave_one_out
 from skipjax.errors import ConfigError
 from skipjax.study import baseline_ranks, baselines
 
@@ -43,32 +44,42 @@ def split_of(listening):
     return leave_one_out(sessions, min_length=4, max_length=20, skip_levels=(1, 2))
 
 
+def in_time(split, seed):
+    """The same sessions, each in one part."""
+    part = np.random.default_rng(seed).permutation(split.num_sessions) % 3
+    rows = {which: np.flatnonzero(part == i) for i, which in enumerate(("train", "valid", "test"))}
+    parts = {which: Part(some, int(which != "train")) for which, some in rows.items()}
+    return dataclasses.replace(split, parts=parts)
+
+
 def draw_candidates(split, most=10):
     num = min(most, split.num_ids - 2 - int(split.lengths.max()))
     return evaluate.Candidates(split, num, seed=0)
 
 
 def all_scores(baseline, which):
-    return baseline.scores(np.arange(baseline.split.num_sessions), which).toarray()
+    return baseline.scores(np.arange(len(baseline.split.parts[which].sessions)), which).toarray()
 
 
 def training_spans(split, played_only):
-    result = []
-    for start, length in zip(split.starts, split.lengths, strict=True):
-        events = range(start, start + length - 2)
-        result.append(
-            [int(split.tracks[e]) for e in events if not (played_only and split.skipped[e])]
-        )
+    """[S] lists of tracks, empty for sessions that are not trained on."""
+    result = [[] for _ in range(split.num_sessions)]
+    rows = split.parts["train"].sessions
+    for row, start, length in zip(rows, *split.spans("train"), strict=True):
+        events = range(start, start + length)
+        result[row] = [
+            int(split.tracks[e]) for e in events if not (played_only and split.skipped[e])
+        ]
     return result
 
 
 def loop_scores(kind, split, which, *, played_only=False, regularisation=20, neighbours=None):
-    """[S][V] of the definitions, track by track."""
+    """[N][V] of the definitions, track by track."""
     spans = training_spans(split, played_only)
-    back = {"valid": 2, "test": 1}[which]
-    result = np.zeros((split.num_sessions, split.num_ids))
-    for row in range(split.num_sessions):
-        heard = split.tracks[split.starts[row] :][: split.lengths[row] - back].tolist()
+    rows = split.parts[which].sessions
+    result = np.zeros((len(rows), split.num_ids))
+    for i, (row, start, length) in enumerate(zip(rows, *split.spans(which), strict=True)):
+        heard = split.tracks[start : start + length].tolist()
         score = {
             baselines.MostPopular: lambda spans, heard, row: loop_popular(spans),
             baselines.ItemKNN: lambda spans, heard, row: loop_item_knn(
@@ -80,7 +91,7 @@ def loop_scores(kind, split, which, *, played_only=False, regularisation=20, nei
             baselines.Markov: lambda spans, heard, row: loop_markov(spans, heard[-1]),
         }[kind](spans, heard, row)
         for track, value in score.items():
-            result[row, track] = value
+            result[i, track] = value
     return result
 
 
@@ -129,9 +140,14 @@ def loop_markov(spans, last):
 
 @pytest.mark.parametrize(("kind", "options"), ALL)
 @settings(max_examples=20, deadline=None)
-@given(seed=seeds, played_only=st.booleans(), which=st.sampled_from(["valid", "test"]))
-def test_scores_are_the_loops(kind, options, seed, played_only, which):
-    split = make_split(seed)
+@given(
+    seed=seeds,
+    played_only=st.booleans(),
+    which=st.sampled_from(["valid", "test"]),
+    by_time=st.booleans(),
+)
+def test_scores_are_the_loops(kind, options, seed, played_only, which, by_time):
+    split = in_time(make_split(seed), seed) if by_time else make_split(seed)
     options = {**options, "played_only": played_only}
     scores = all_scores(kind(split, **options), which)
     np.testing.assert_array_equal(scores, loop_scores(kind, split, which, **options))
@@ -145,9 +161,12 @@ def test_scores_are_the_loops(kind, options, seed, played_only, which):
     k=st.integers(1, 12),
     chunk_size=st.integers(1, 20),
     budget=st.sampled_from([1, 50, 1 << 22]),
+    by_time=st.booleans(),
 )
-def test_ranks_are_the_loops_whatever_the_chunks(kind, options, seed, which, k, chunk_size, budget):
-    split = make_split(seed)
+def test_ranks_are_the_loops_whatever_the_chunks(
+    kind, options, seed, which, k, chunk_size, budget, by_time
+):
+    split = in_time(make_split(seed), seed) if by_time else make_split(seed)
     k = min(k, split.num_ids - 2)
     candidates = draw_candidates(split)
     sampled, full, top = baseline_ranks.rank(
@@ -156,7 +175,7 @@ def test_ranks_are_the_loops_whatever_the_chunks(kind, options, seed, which, k, 
     assert sampled.dtype == full.dtype == top.dtype == np.int32
     scores = loop_scores(kind, split, which, **options)
     _, targets = split.held_out(which)
-    drawn = candidates(np.arange(split.num_sessions))
+    drawn = candidates(split.parts[which].sessions)
     for row, target in enumerate(targets):
         assert sampled[row] == reference.rank(scores[row], target, drawn[row])
         assert full[row] == reference.rank(scores[row], target, range(2, split.num_ids))
@@ -327,7 +346,7 @@ def test_memory_does_not_grow_with_sessions_times_tracks(kind, options):
     starts = np.arange(num_sessions) * length
     lengths = np.full(num_sessions, length, np.int32)
     _, events = baselines._events(starts, lengths - 2)
-    split = LeaveOneOut(
+    split = Split(
         tracks=tracks,
         skipped=rng.random(len(tracks)) < 0.5,
         starts=starts,
@@ -337,6 +356,7 @@ def test_memory_does_not_grow_with_sessions_times_tracks(kind, options):
         train_counts=np.bincount(tracks[events], minlength=num_ids),
         left_out={},
         digest="",
+        parts=everywhere(num_sessions),
     )
     drawn = np.full((num_sessions, 5), num_ids - 1, np.int32)
     tracemalloc.start()

@@ -164,6 +164,18 @@ def test_real_data_are_called_real():
     assert "Data: toy logs (it is not said whether they are real), 1,200 sessions" in text
 
 
+def test_what_was_split_and_skipped_is_said_where_it_says_something():
+    study = {"source": "logs", "synthetic": False, "split": "leave-one-out", "cold_targets": 0.0}
+    assert wording.data_text(study) == "logs (real sessions, not synthetic)"
+    study |= {"split": "temporal: last 24 h, gap 30 min", "cold_targets": 0.0421}
+    study |= {"skipped_targets": 0.25, "skipped_means": "played below 50 % or disliked"}
+    assert wording.data_text(study) == (
+        "logs (real sessions, not synthetic), 25.0 % of the test targets were skipped, skipped "
+        "means played below 50 % or disliked, split temporal: last 24 h, gap 30 min, 4.2 % of the "
+        "targets never seen in training"
+    )
+
+
 def test_a_study_needs_arms_and_nothing_else():
     for empty in ({}, {"arms": []}, {"arms": None}):
         with pytest.raises(DataError, match="no arms"):

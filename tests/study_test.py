@@ -1,5 +1,6 @@
 """The study as a whole: what it chooses, what it knows of sessions, what it leaves on disk."""
 
+import collections
 import importlib
 import json
 import os
@@ -18,7 +19,7 @@ from pyarrow import parquet
 from skipjax import train
 from skipjax.cli import main as cli
 from skipjax.cli.study import _overrides
-from skipjax.data.split import leave_one_out
+from skipjax.data.split import leave_one_out, split_as
 from skipjax.errors import ConfigError, DataError
 from skipjax.study import study
 from skipjax.study.arms import arms_of, chosen, configured
@@ -149,6 +150,42 @@ def test_facts_are_the_loop(rng):
     assert facts.context["hour"].tolist() == expected
 
 
+def test_facts_of_a_split_in_time_are_of_its_test(rng):
+    """Also where rare tracks are taken out, so that events are not where the source has them."""
+    listening = random_listening(rng, num_sessions=30, num_tracks=20, low=2, high=8)
+    times = np.concatenate([s * 3600 + np.arange(len(some)) for s, some in enumerate(listening)])
+    names = np.arange(len(times))
+    context = {
+        "time": pa.array(times),
+        "reaction": pa.array(names % 3 - 1, pa.int8()),
+        "event": pa.array(names),
+    }
+    feedback = ["level", "reaction"]
+    sessions = make_sessions(listening, context=context, feedback=feedback, time_unit="s")
+    config = importlib.import_module("configs.common").get_config()
+    config.data.split, config.data.min_length, config.data.min_plays = "temporal", 2, 6
+    config.data.temporal.update({"test_hours": 8.5, "valid_hours": 8.0, "gap_minutes": 1.0})
+    split = split_as(config.data, sessions)
+    facts = facts_of(sessions, split)
+    plays = collections.Counter(track for some in listening for track, _ in some)
+    event, expected = 0, []
+    for s, some in enumerate(listening):
+        often = [(e, t) for e, (t, _) in enumerate(some, start=event) if plays[t] >= 6]
+        event += len(some)
+        if (
+            len(often) >= 2
+            and 3600 * s + often[0][0] - (event - len(some)) >= times[-1] - 8.5 * 3600
+        ):
+            expected.append((len(often) - 1, often[-1][0]))
+    assert split.left_out_events
+    assert 2 <= len(expected) == facts.num_sessions
+    assert facts.position.tolist() == [position for position, _ in expected]
+    assert facts.context["event"].tolist() == [event for _, event in expected]
+    assert facts.context["time"].tolist() == [int(times[event]) for _, event in expected]
+    # What came of the target is no context of it.
+    assert set(facts.context) == {"hour_of_day", "time", "event"}
+
+
 def command(workdir, *more):
     return [
         *(sys.executable, "-m", "skipjax", "study", "--config=configs/table1.py", "--quick"),
@@ -233,6 +270,37 @@ def test_a_study_leaves_its_files_and_is_not_repeated(tmp_path, in_process):
         code, _, complaint = in_process(workdir, *arguments, "--seeds=2", change)
         assert code == 76
         assert f"holds a run with {change[2:].split('=')[0]} = " in complaint
+
+
+@pytest.mark.slow
+def test_a_study_of_a_split_in_time_names_it(tmp_path):
+    workdir, name = tmp_path / "study", "temporal: last 6 h, gap 30 min"
+    hours = ("test_hours=6", "valid_hours=4")
+    by_time = [f"--config.data.temporal.{hour}" for hour in hours]
+    said = run(workdir, "--arms=bi_hidden", "--seeds=1", "--config.data.split=temporal", *by_time)
+    found = json.loads((workdir / "study.json").read_text())
+    results = json.loads((workdir / "runs" / "bi" / "seed0" / "results.json").read_text())
+    assert found["split"] == results["split"] == name
+    assert found["sessions"] == results["parts"]["test"] < results["sessions"]
+    assert found["cold_targets"] == pytest.approx(results["test/cold_share"])
+    assert found["cold_targets"] > 0
+    assert f"{found['sessions']:,} sessions; {name}" in said
+    cold = f"{100 * found['cold_targets']:.1f} % of the targets never seen in training"
+    for file in ("study.md", "report.html"):
+        text = (workdir / file).read_text()
+        assert f"split {name}" in text
+        assert cold in text
+    parts = [parquet.read_table(path) for path in workdir.glob("runs/*/*/split.parquet")]
+    assert len(parts) == 2
+    assert all(table.equals(parts[0]) for table in parts)
+    tested = {row["session_id"] for row in parts[0].to_pylist() if row["part"] == "test"}
+    table = parquet.read_table(workdir / "sessions.parquet")
+    assert set(table["session_id"].to_pylist()) == tested
+    assert len(table) == len(tested) * (2 + 4)
+    popular = next(arm for arm in found["arms"] if arm["key"] == "most_popular")
+    assert popular["metrics"]["test_full/hr@10"]["mean"] == pytest.approx(
+        results["baseline/popularity/test_full/hr@10"]
+    )
 
 
 @pytest.mark.slow

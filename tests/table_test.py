@@ -257,7 +257,26 @@ def test_positions_and_levels(tmp_path):
             {"position_column": "p", "time_column": "t", "level_column": "l"},
             "exactly one of position_column and time_column; both are given",
         ),
-        ({"position_column": "p"}, "one of level_column and skip_column; neither is given"),
+        (
+            {"position_column": "p"},
+            "nothing tells what was skipped; give level_column",
+        ),
+        (
+            {"position_column": "p", "level_column": "l", "skip_column": "s"},
+            "only one of level_column and skip_column; both are given",
+        ),
+        (
+            {"position_column": "p", "level_column": "l", "time_unit": "s"},
+            "time_unit is 's', but there is no time_column",
+        ),
+        (
+            {"time_column": "t", "level_column": "l", "time_unit": "h"},
+            "time_unit is 'h'; it must be one of s, ms, us, ns",
+        ),
+        (
+            {"position_column": "p", "level_column": "l", "context_columns": ("time",)},
+            "context_columns has 'time' twice, or it is a name that events use",
+        ),
         (
             {"position_column": "p", "level_column": "l", "track_column": ""},
             "track_column is empty",

@@ -1,5 +1,6 @@
 """The loop: what it leaves, how it goes on, what it refuses."""
 
+import collections
 import importlib
 import itertools
 import json
@@ -11,11 +12,17 @@ import time
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from conftest import make_sessions, random_listening
+from pyarrow import parquet
 
 from skipjax import step, train
 from skipjax.checkpoints import Checkpoints
+from skipjax.cli.main import main
 from skipjax.data.batches import SessionBatches
+from skipjax.data.split import split_as
 from skipjax.errors import (
     BusyError,
     CheckpointError,
@@ -26,7 +33,7 @@ from skipjax.errors import (
     OutputError,
 )
 from skipjax.files import lock
-from skipjax.workdir import as_json
+from skipjax.workdir import as_json, check_same_split
 
 
 @pytest.fixture(scope="session")
@@ -447,6 +454,158 @@ def test_a_damaged_file_is_named(make, tmp_path, name, text):
     assert len(str(caught.value).splitlines()) == 1
     fix = {"config.json": "choose another --workdir", "results.json": "the same command makes it"}
     assert fix[name] in str(caught.value)
+
+
+BY_TIME = {
+    "model__num_layers": 1,
+    "data__split": "temporal",
+    "data__temporal__test_hours": 6.0,
+    "data__temporal__valid_hours": 4.0,
+    "train__batch_size": 12,
+}
+
+
+@pytest.mark.parametrize("name", ["causal", "bidirectional"])
+def test_a_split_in_time_from_training_to_evaluation(make, tmp_path, capsys, name):
+    config = make(model__causal=name == "causal", **BY_TIME)
+    # All positions of a whole session are trained, but that a causal model does not read its last.
+    longest = config.data.max_length - config.model.causal
+    assert train.check_config(config).num_positions == longest
+    workdir = tmp_path / "run"
+    results = train.train_and_evaluate(config, workdir)
+    said = capsys.readouterr().out
+    assert results["split"] == "temporal: last 6 h, gap 30 min"
+    assert f"epoch {results['best_epoch']} of 2; temporal: last 6 h, gap 30 min" in said
+
+    parts = parquet.read_table(workdir / "split.parquet")
+    counts = collections.Counter(parts["part"].to_pylist())
+    assert dict(counts) == results["parts"]
+    assert sum(counts.values()) == results["sessions"] < 80
+    assert f"{counts['train']} sessions to train on, {counts['valid']} to validate with" in said
+    left_out = 80 - results["sessions"]
+    assert f"left out: {left_out} sessions at a boundary of the split in time" in said
+    table = parquet.read_table(workdir / "sessions.parquet")
+    tested = parts.filter(pc.equal(parts["part"], "test"))["session_id"]
+    assert table["session_id"].to_pylist() == tested.to_pylist()
+    tracks = parquet.read_table(workdir / "tracks.parquet").to_pylist()
+    plays = {row["track_id"]: row["plays"] for row in tracks}
+    cold = np.mean([plays[track] == 0 for track in table["target"].to_pylist()])
+    assert 0 < cold == results["test/cold_share"] < 1
+    assert f"cold: training never sees {cold:.1%} of the test targets" in said
+    found = (np.array(table["rank_full"]) <= 10).mean()
+    assert results["test_full/hr@10"] == pytest.approx(found)
+
+    capsys.readouterr()
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    said = capsys.readouterr().out
+    assert f"on {counts['test']} synthetic demo sessions, epoch {results['best_epoch']}; " in said
+    assert "; temporal: last 6 h, gap 30 min" in said
+    assert f"cold: training never sees {cold:.1%}" in said
+    for metric in ("test/hr@10", "test_full/mrr", "baseline/popularity/test/hr@10"):
+        assert f"{results[metric]:.4f}" in said
+
+
+def test_a_split_in_time_goes_on_and_is_made_again(make, tmp_path, monkeypatch):
+    config = make(**BY_TIME)
+    results = train.train_and_evaluate(config, tmp_path / "run")
+    path = tmp_path / "run" / "split.parquet"
+    content = path.read_bytes()
+    path.unlink()
+    assert train.train_and_evaluate(config, tmp_path / "run") == results
+    assert path.read_bytes() == content
+    whole = SessionBatches.batch
+
+    def stopped(self, number):
+        if number == -(-results["parts"]["train"] // 12) + 1:  # the second of the second epoch
+            raise KeyboardInterrupt
+        return whole(self, number)
+
+    monkeypatch.setattr(SessionBatches, "batch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(config, tmp_path / "stopped")
+    monkeypatch.undo()
+    assert train.train_and_evaluate(config, tmp_path / "stopped") == results
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "run")
+
+
+def test_another_split_is_refused(make, tmp_path):
+    """As another version may make of the same config and data."""
+    config = make(**BY_TIME, train__num_epochs=1)
+    train.train_and_evaluate(config, tmp_path)
+    path = tmp_path / "split.parquet"
+    parts = parquet.read_table(path)
+    moved = pc.if_else(pc.equal(parts["part"], "valid"), "train", parts["part"])
+    for content, message in (
+        (parts.set_column(1, "part", moved), "other sessions for training, validation and test"),
+        (None, "split.parquet cannot be read .*; remove it, and training makes it again"),
+    ):
+        if content is None:
+            path.write_bytes(b"PAR1")
+        else:
+            parquet.write_table(content, path)
+        for again in (
+            lambda: train.train_and_evaluate(config, tmp_path),
+            lambda: check_same_split(parts, tmp_path),
+        ):
+            with pytest.raises(CheckpointError, match=message) as caught:
+                again()
+            assert len(str(caught.value).splitlines()) == 1
+    path.unlink()
+    check_same_split(parts, tmp_path)
+    with pytest.raises(CheckpointError, match=r"config\.data\.split = 'temporal', not 'leave_one"):
+        train.train_and_evaluate(make(train__num_epochs=1), tmp_path)
+    with pytest.raises(CheckpointError, match=r"temporal\.gap_minutes = 30\.0, not 31\.0"):
+        train.train_and_evaluate(make(**BY_TIME, data__temporal__gap_minutes=31.0), tmp_path)
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
+def test_what_is_held_out_does_not_change_the_loss(make, split):
+    """Ids and labels, as long as the catalogue is the same."""
+    rng = np.random.default_rng(0)
+    listening = random_listening(rng, num_sessions=45, low=4)
+    # All tracks are in training, so that ids stay what they are.
+    for s in range(4):
+        tracks = [f"t{(18 * s + i) % 60:04d}" for i in range(18)] + ["t0000"] * 2
+        listening[s] = [(track, i % 3) for i, track in enumerate(tracks)]
+    held_out = range(15, 45) if split == "temporal" else range(45)
+    config = make(
+        data__split=split,
+        data__temporal__test_hours=15.0,
+        data__temporal__valid_hours=14.0,
+        data__temporal__gap_minutes=0.0,
+        model__skip_embedding=True,
+        model__num_layers=1,
+        sampling__num_negatives=20,
+        train__batch_size=10,
+    )
+    encoder, made = train.check_config(config), []
+    for change in (False, True):
+        for s in held_out if change else ():
+            first = 0 if split == "temporal" else len(listening[s]) - 2
+            listening[s][first:] = [
+                (f"t{(int(track[1:]) * 7 + 3) % 60:04d}", (level + 2) % 4)
+                for track, level in listening[s][first:]
+            ]
+        times = pa.array([3600 * s for s, some in enumerate(listening) for _ in some], pa.int64())
+        sessions = make_sessions(listening, context={"time": times}, time_unit="s")
+        made.append(split_as(config.data, sessions))
+        size = len(made[-1].parts["train"].sessions)
+        assert size == (45 if split == "leave_one_out" else 15)
+    assert (made[0].tracks != made[1].tracks).any()
+    assert (made[0].skipped != made[1].skipped).any()
+    train_step = step.make_train_step(config, encoder, num_steps=2)
+    hyper, key = step.hyperparameters(config, num_steps=2), step.train_key(config)
+    ends = []
+    for one in made:
+        batches = SessionBatches(one, batch_size=10, max_length=20, seed=0)
+        state, losses = step.init_state(config, encoder, one.num_ids), []
+        for i in range(2):
+            state, values = train_step(state, batches.batch(i), hyper, key)
+            losses.append(float(values["loss"]))
+        ends.append((losses, jax.device_get(state)))
+    assert ends[0][0] == ends[1][0]
+    for ours, theirs in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 from skipjax import metrics, terminal
 from skipjax.cli.parsing import Parser
 from skipjax.errors import ConfigError
+from skipjax.ids import LEAVE_ONE_OUT
 from skipjax.limits import check_limits, did_you_mean, fields
 
 _FREE = ("data.path", "data.cache_dir")  # where data lies; that it is the same, is checked
@@ -32,8 +33,9 @@ def run(arguments: Sequence[str]) -> None:
 
     from skipjax import evaluate, trained
     from skipjax.data import sources
+    from skipjax.data.parts import parts_table
     from skipjax.data.split import split_as
-    from skipjax.workdir import check_same_data
+    from skipjax.workdir import check_same_data, check_same_split
 
     logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of what is raised anyway
     workdir = Path(args.workdir)
@@ -46,14 +48,20 @@ def run(arguments: Sequence[str]) -> None:
     with terminal.progress_bar() as progress:
         split = split_as(config.data, sources.load(config.data, progress=progress))
         check_same_data(best.data, split.digest, workdir)
+        check_same_split(parts_table(split), workdir)
         evaluator = evaluate.Evaluator(config, best.encoder, split)
         ranks = evaluator.ranks(best.params, "test", full=True, progress=progress)
     results = evaluate.summarise(ranks, names)
     popular = evaluate.popularity_ranks(split, "test", evaluator.candidates)
     results |= evaluate.summarise(popular, names, prefix="baseline/popularity/")
     label = "synthetic demo sessions" if config.data.source == "demo" else config.data.source
-    title = f"{config.name} on {split.num_sessions:,} {label}, epoch {len(best.history)}"
+    number = len(split.parts["test"].sessions)
+    title = f"{config.name} on {number:,} {label}, epoch {len(best.history)}"
+    if split.name != LEAVE_ONE_OUT:
+        title += f"; {split.name}"
     terminal.out().print(terminal.results_table(title, results, names))
+    if cold := split.cold_share("test"):
+        terminal.say(terminal.cold_targets(cold))
 
 
 def _set(config: Any, change: str) -> None:

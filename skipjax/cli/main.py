@@ -12,6 +12,7 @@ from skipjax.errors import BadSessionError, SkipjaxError, one_line
 # when asked for, so that none waits for what another needs.
 COMMANDS = {
     "prepare": "raw listening logs to a folder of sessions",
+    "audit": "what a folder of sessions hides, on one page, before training on it",
     "recommend": "the next tracks for sessions in a file, by a trained model",
     "similar": "the tracks nearest to one",
     "export": "a trained model as a folder that stands alone",

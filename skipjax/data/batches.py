@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from skipjax.data.packing import packing_of
-from skipjax.data.split import LeaveOneOut
+from skipjax.data.parts import Split
 from skipjax.errors import ConfigError
-from skipjax.ids import HELD_OUT, PAD_ID
+from skipjax.ids import PAD_ID
 
 Batch = dict[str, Any]
 T = TypeVar("T")
@@ -25,8 +25,8 @@ class SessionBatches:
     of a batch is filled up with empty sessions, which count nowhere.
     """
 
-    def __init__(self, split: LeaveOneOut, *, batch_size: int, max_length: int, seed: int):
-        """`max_length` is the longest whole session; training spans are HELD_OUT shorter.
+    def __init__(self, split: Split, *, batch_size: int, max_length: int, seed: int):
+        """`max_length` is the longest whole session; a training span may be shorter by rule.
 
         Raises:
           ConfigError: `batch_size` is below 1, or a session is longer than `max_length`.
@@ -34,12 +34,13 @@ class SessionBatches:
         _check(split, batch_size, max_length, "train")
         self._split = split
         self._batch_size = batch_size
-        self._length = max_length - HELD_OUT
+        self._starts, self._lengths = split.spans("train")
+        self._length = max_length - split.parts["train"].held_out
         self._seed = seed
         self._epoch = -1
         self._order = self._firsts = np.empty(0, np.int64)
         self.steps_per_epoch = steps_per_epoch(split, batch_size)
-        self._packing = packing_of(split.lengths - HELD_OUT, batch_size, self._length)
+        self._packing = packing_of(self._lengths, batch_size, self._length)
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0.
@@ -51,14 +52,14 @@ class SessionBatches:
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             rng = np.random.default_rng((self._seed, epoch))
-            order = rng.permutation(self._split.num_sessions)
-            order = order[np.argsort(-self._split.lengths[order], kind="stable")]
+            order = rng.permutation(len(self._starts))
+            order = order[np.argsort(-self._lengths[order], kind="stable")]
             # The first batch dealt to has the longest sessions, so it is not always the first used.
             firsts = rng.permutation(self.steps_per_epoch)
             self._epoch, self._order, self._firsts = epoch, order, firsts
         rows = self._order[self._firsts[within] :: self.steps_per_epoch]
-        lengths = self._split.lengths[rows] - HELD_OUT
-        batch = spans(self._split, rows, lengths, (self._batch_size, self._length))
+        shape = (self._batch_size, self._length)
+        batch = spans(self._split, self._starts[rows], self._lengths[rows], shape)
         return {**batch, "packing": self._packing} if self._packing else batch
 
     def from_step(self, step: int) -> Iterator[Batch]:
@@ -68,15 +69,15 @@ class SessionBatches:
             step += 1
 
 
-def steps_per_epoch(split: LeaveOneOut, batch_size: int) -> int:
-    """Batches that visit every session once."""
-    return -(-split.num_sessions // batch_size)
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Batches that visit every training span once."""
+    return -(-len(split.parts["train"].sessions) // batch_size)
 
 
 def held_out_batches(
-    split: LeaveOneOut, which: str, *, batch_size: int, max_length: int
+    split: Split, which: str, *, batch_size: int, max_length: int
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """All sessions in order, with the track to predict after each.
+    """All sessions of a part in order, with the track to predict after each.
 
     Args:
       split: the data.
@@ -85,34 +86,31 @@ def held_out_batches(
       max_length: longest whole session.
 
     Yields:
-      `rows` [≤ B], the sessions, and their batch: `tracks`, `skipped` and `valid` [B, L], and
-      `targets` [B].
+      `rows` [≤ B], which of the part's sessions, and their batch: `tracks`, `skipped` and `valid`
+      [B, L], and `targets` [B].
 
     Raises:
       ConfigError: `batch_size` is below 1, or a session is longer than `max_length`.
     """
     _check(split, batch_size, max_length, "eval")
-    lengths, targets = split.held_out(which)
-    for start in range(0, split.num_sessions, batch_size):
-        rows = np.arange(start, min(start + batch_size, split.num_sessions))
-        batch = spans(split, rows, lengths[rows], (batch_size, max_length - 1))
+    starts, lengths = split.spans(which)
+    _, targets = split.held_out(which)
+    for start in range(0, len(starts), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(starts)))
+        batch = spans(split, starts[rows], lengths[rows], (batch_size, max_length - 1))
         padded = np.full(batch_size, PAD_ID, np.int32)
         padded[: len(rows)] = targets[rows]
         yield rows, {**batch, "targets": padded}
 
 
-def spans(
-    split: LeaveOneOut, rows: np.ndarray, lengths: np.ndarray, shape: tuple[int, int]
-) -> Batch:
-    """The first `lengths` events of each session in `rows`, in a batch of `shape` [B, L]."""
+def spans(split: Split, starts: np.ndarray, lengths: np.ndarray, shape: tuple[int, int]) -> Batch:
+    """The events from each of `starts` on, so many as `lengths`, in a batch of `shape` [B, L]."""
     size, length = shape
-    starts = np.zeros(size, np.int64)
-    starts[: len(rows)] = split.starts[rows]
-    filled = np.zeros(size, np.int64)
-    filled[: len(rows)] = lengths
+    first, filled = np.zeros((2, size), np.int64)
+    first[: len(starts)], filled[: len(starts)] = starts, lengths
     columns = np.arange(length)
     valid = columns[None, :] < filled[:, None]
-    events = np.where(valid, starts[:, None] + columns[None, :], 0)
+    events = np.where(valid, first[:, None] + columns[None, :], 0)
     return {
         "tracks": np.where(valid, split.tracks[events], np.int32(PAD_ID)),
         "skipped": split.skipped[events] & valid,
@@ -162,7 +160,7 @@ def prefetch(items: Iterable[T], size: int = 2) -> Iterator[T]:
         thread.join()
 
 
-def _check(split: LeaveOneOut, batch_size: int, max_length: int, section: str) -> None:
+def _check(split: Split, batch_size: int, max_length: int, section: str) -> None:
     if batch_size < 1:
         raise ConfigError(f"config.{section}.batch_size is {batch_size}; it must be at least 1.")
     if split.lengths.max() > max_length:

@@ -1,12 +1,13 @@
 """CSV in blocks of whole rows that remember where they come from."""
 
 import bisect
+import codecs
 import concurrent.futures
 import csv
 import dataclasses
 import difflib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -93,6 +94,8 @@ def read_csv(
     *,
     delimiter: str = ",",
     endings: Mapping[str, str] | None = None,
+    header: Sequence[str] = (),
+    passed_over: int = 0,
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[Block]:
     """Reads the columns in `types`, found by name, as text; others are passed over.
@@ -105,22 +108,36 @@ def read_csv(
       types: column name to TEXT or REPEATED_TEXT (dictionary-encoded; for few values).
       delimiter: one character.
       endings: what a name must end in for another one; for messages.
+      header: the names of all columns, if the file does not say them. Quotes are then no more than
+        characters, as programs write them that do without a header; a bare return is a space.
+      passed_over: lines before the first row, where `header` says the names.
       block_bytes: how much to read at a time.
 
     Raises:
       DataError: no rows, a missing column, a row of another width, or damaged bytes.
     """
-    names = _header(file, name, types, delimiter, endings or {})
+    names = [column if column in types else f"\0{number}" for number, column in enumerate(header)]
+    if not header:
+        names = _header(file, name, types, delimiter, endings or {})
+    for _ in range(passed_over):
+        with reading(name):
+            file.readline()
+    quote = False if header else '"'
     convert = pa_csv.ConvertOptions(
         column_types=dict(types),
         include_columns=list(types),
         null_values=[],
         strings_can_be_null=False,
     )
-    parse = pa_csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=False)
+    parse = pa_csv.ParseOptions(
+        delimiter=delimiter, ignore_empty_lines=False, quote_char=quote, double_quote=bool(quote)
+    )
     options = pa_csv.ReadOptions(column_names=names, block_size=_PARSE_BYTES)
-    row = 2
+    row = first_row = 1 + passed_over if header else 2
     for data, ended in _whole_lines(file, name, block_bytes):
+        if header:
+            data = data.removeprefix(codecs.BOM_UTF8) if row == first_row else data
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b" ")
         try:
             table = pa_csv.read_csv(
                 pa.BufferReader(data),
@@ -129,7 +146,7 @@ def read_csv(
                 convert_options=convert,
             )
         except pa.ArrowInvalid as error:
-            raise _explained(data, name, row, len(names), delimiter, error) from error
+            raise _explained(data, name, row, len(names), delimiter, bool(quote), error) from error
         if table.num_rows != data.count(b"\n"):
             raise DataError(
                 f"{name}, between row {row} and {row + data.count(10) - 1}: a value has a line "
@@ -139,15 +156,21 @@ def read_csv(
         yield Block(table, name, row)
         row += table.num_rows
         last_line = data[data.rfind(b"\n", 0, -1) + 1 : -1]
-        if b'"' in last_line and not _closed(last_line.decode(errors="replace"), delimiter):
+        if (
+            quote
+            and b'"' in last_line
+            and not _closed(last_line.decode(errors="replace"), delimiter)
+        ):
             raise DataError(f"{name} row {row - 1} has a quote that is not closed.")
         if not ended and (last := names[-1]) in types:
             raise DataError(
                 f"{name} row {row - 1}, column {last}: {_written(table[last], -1)} may be cut "
                 "short, since no line break follows; if it is whole, add one."
             )
-    if row == 2:
-        raise DataError(f"{name} has a header but no rows.")
+    if row == first_row:
+        raise DataError(
+            f"{name} is empty." if first_row == 1 else f"{name} has a header but no rows."
+        )
 
 
 def noting(block: Block, on_bad_session: str) -> Block:
@@ -165,7 +188,7 @@ def ahead(blocks: Iterator[T]) -> Iterator[T]:
             yield block
 
 
-def check_columns(name: str, present: list[str], wanted: Mapping[str, object]) -> None:
+def check_columns(name: str, present: list[str], wanted: Iterable[str]) -> None:
     """Raises a DataError if a wanted column is not there, or is there twice."""
     for column in wanted:
         if column not in present:
@@ -244,7 +267,13 @@ def _whole_lines(file: BinaryIO, name: str, block_bytes: int) -> Iterator[tuple[
 
 
 def _explained(
-    data: bytes, name: str, first_row: int, width: int, delimiter: str, error: Exception
+    data: bytes,
+    name: str,
+    first_row: int,
+    width: int,
+    delimiter: str,
+    quoted: bool,
+    error: Exception,
 ) -> DataError:
     """Finds the row that pyarrow stumbled over, which its own message does not give."""
     row = first_row
@@ -255,11 +284,12 @@ def _explained(
             return DataError(f"{name} row {row} is not UTF-8 text; save the file as UTF-8.")
         if len(line) > _LONGEST_LINE:
             return DataError(f"{name} row {row} has over 1 MB; is a quote missing?")
-        columns = _split(text, delimiter)
+        columns = _split(text, delimiter) if quoted else text.split(delimiter)
         if columns is not None and len(columns) != width:
+            wanted = f"where the header has {width}" if quoted else f"instead of {width}"
             return DataError(
-                f"{name} row {row} has {len(columns)} columns where the header has {width}: "
-                f"{text[:60]!r}; correct or remove the row."
+                f"{name} row {row} has {len(columns)} columns {wanted}: {text[:60]!r}; correct or "
+                "remove the row."
             )
     reason = shown(str(error).splitlines()[0], 200)
     return DataError(f"{name}, between row {first_row} and {row}: {reason}")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skipjax.data.split import LeaveOneOut
+from skipjax.data.parts import Split
 from skipjax.errors import ConfigError, DataError
 from skipjax.ids import FIRST_TRACK_ID
 
@@ -14,7 +14,7 @@ class Candidates:
     once drawn, unless they would take more than `keep_bytes`.
     """
 
-    def __init__(self, split: LeaveOneOut, num: int, seed: int, *, keep_bytes: int = 2 << 30):
+    def __init__(self, split: Split, num: int, seed: int, *, keep_bytes: int = 2 << 30):
         """
         Args:
           split: the data.
@@ -28,7 +28,9 @@ class Candidates:
         """
         self._split, self._num, self._seed = split, num, seed
         num_tracks = split.num_ids - FIRST_TRACK_ID
-        longest = int(split.lengths.max())
+        # Those that are asked for a track; by time, sessions to train on are not.
+        self._asked = np.union1d(split.parts["valid"].sessions, split.parts["test"].sessions)
+        longest = int(split.lengths[self._asked].max())
         if num_tracks <= longest:
             raise DataError(
                 f"there are {num_tracks} tracks and sessions of up to {longest}, so no others to "
@@ -39,22 +41,23 @@ class Candidates:
                 f"config.eval.num_candidates is {num}; with {num_tracks} tracks and sessions of up "
                 f"to {longest} it must be from 1 to {num_tracks - longest}."
             )
-        keep = 4 * num * split.num_sessions <= keep_bytes
-        self._kept = np.zeros((split.num_sessions if keep else 0, num), np.int32)
+        keep = 4 * num * len(self._asked) <= keep_bytes
+        self._kept = np.zeros((len(self._asked) if keep else 0, num), np.int32)
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """[N, num] int32, those of N sessions."""
+    def __call__(self, sessions: np.ndarray) -> np.ndarray:
+        """[N, num] int32, those of N sessions of the split, each for validation or the test."""
         if not len(self._kept):
-            return np.stack([self._draw(row) for row in rows])
-        for row in rows[self._kept[rows, 0] == 0]:  # PAD stands for not drawn yet
-            self._kept[row] = self._draw(row)
-        return self._kept[rows]
+            return np.stack([self._draw(session) for session in sessions])
+        places = np.searchsorted(self._asked, sessions)
+        for place in places[self._kept[places, 0] == 0]:  # PAD stands for not drawn yet
+            self._kept[place] = self._draw(self._asked[place])
+        return self._kept[places]
 
-    def _draw(self, row: int) -> np.ndarray:
+    def _draw(self, session: int) -> np.ndarray:
         split = self._split
-        start = split.starts[row]
-        own = np.unique(split.tracks[start : start + split.lengths[row]]) - FIRST_TRACK_ID
-        rng = np.random.default_rng((self._seed, int(split.session_hashes[row])))
+        start = split.starts[session]
+        own = np.unique(split.tracks[start : start + split.lengths[session]]) - FIRST_TRACK_ID
+        rng = np.random.default_rng((self._seed, int(split.session_hashes[session])))
         num_others = split.num_ids - FIRST_TRACK_ID - len(own)
         others = rng.choice(num_others, self._num, replace=False, shuffle=False)
         # The x-th track outside the session is x plus how many of the session's come before it.

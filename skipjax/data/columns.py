@@ -4,19 +4,20 @@ Codes are given as texts first appear; at the end only the texts that are wanted
 codes become places among them. So the files do not depend on the order of the input.
 """
 
-import collections
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from skipjax.data import layout
 from skipjax.data.inputs import Progress
-from skipjax.errors import DataError
+from skipjax.data.vocabulary import Vocabulary
 
-_MOST_TEXTS = 2**31 - 3  # int32, and a track's id is two more than its place: see skipjax/ids.py
+
+def context_name(name: str) -> str:
+    """What `EventColumns.encode` calls a context column, where it is beside those of the rows."""
+    return f"context {name}"
 
 
 class EventColumns:
@@ -34,9 +35,9 @@ class EventColumns:
         """
         self._context = context
         self._fields = {"track": pa.large_string(), "level": pa.int8()}
-        self._fields |= {f"context {field.name}": field.type for field in context}
+        self._fields |= {context_name(field.name): field.type for field in context}
         self._vocabularies = {
-            name: _Vocabulary() for name, kind in self._fields.items() if _is_text(kind)
+            name: Vocabulary() for name, kind in self._fields.items() if _is_text(kind)
         }
         self._raw = {
             name: _RawColumn(folder / f"{number}.raw", _number_type(kind))
@@ -46,10 +47,10 @@ class EventColumns:
     def encode(self, table: pa.Table) -> dict[str, np.ndarray | pa.ChunkedArray]:
         """The columns of `table` as numbers, under names of their own."""
         columns = {"track": table["track_id"], "level": table["level"]}
-        columns |= {f"context {name}": table[name] for name in self._context.names}
+        columns |= {context_name(name): table[name] for name in self._context.names}
         for name, column in columns.items():
             if name in self._vocabularies:
-                columns[name] = self._vocabularies[name].encode(encoded(column))
+                columns[name] = self._vocabularies[name].encode(column)
             elif pa.types.is_date32(column.type):
                 columns[name] = column.cast(pa.int32())
         return columns
@@ -66,6 +67,11 @@ class EventColumns:
             raw.append(values)
             if name in self._vocabularies:
                 self._vocabularies[name].mark(values)
+
+    def places(self, track_ids: pa.Array) -> np.ndarray:
+        """Where each of these stands in `track_ids`, once written: [n] int32, -1 if nowhere."""
+        codes = self._vocabularies["track"].codes(track_ids)
+        return np.where(codes < 0, np.int32(-1), self._places[codes])
 
     def write(self, folder: Path, rows: int, progress: Progress) -> int:
         """Writes the files of tracks, events and context.
@@ -89,6 +95,7 @@ class EventColumns:
                 progress(done, total, "writing")
 
         ids, place = self._vocabularies["track"].settle(pa.large_string())
+        self.track_ids, self._places = ids, place
         tracks = pa.record_batch([ids], names=["track_id"])
         layout.write_batches(folder / layout.TRACKS, tracks.schema, [tracks])
         layout.write_flat(
@@ -98,7 +105,7 @@ class EventColumns:
         )
         columns, fields = [], []
         for field in self._context:
-            name = f"context {field.name}"
+            name = context_name(field.name)
             if name in self._vocabularies:
                 texts, place = self._vocabularies[name].settle(pa.string())
                 columns.append(_as_texts(chunks(name, place), texts))
@@ -116,44 +123,6 @@ def encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
     """A column of texts as one dictionary-encoded array."""
     array = column.combine_chunks()
     return array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-
-
-class _Vocabulary:
-    """Codes for texts, given as they first appear and sorted at the end."""
-
-    def __init__(self):
-        self._codes: collections.defaultdict[str, int] = collections.defaultdict()
-        self._codes.default_factory = self._codes.__len__
-        self._used = np.zeros(0, bool)
-
-    def encode(self, texts: pa.DictionaryArray) -> np.ndarray:
-        """[rows] int32.
-
-        Raises:
-          DataError: there are more different texts than that can tell apart.
-        """
-        new = map(self._codes.__getitem__, texts.dictionary.to_pylist())
-        codes = np.fromiter(new, np.int64, len(texts.dictionary))
-        if len(self._codes) > _MOST_TEXTS:
-            raise DataError(
-                f"a column has more than {_MOST_TEXTS:,} different values, too many for 32-bit ids."
-            )
-        return codes.astype(np.int32)[texts.indices.to_numpy()]
-
-    def mark(self, codes: np.ndarray) -> None:
-        """Notes that these codes are wanted; to be called once all texts have been encoded."""
-        if len(self._used) < len(self._codes):
-            self._used = np.zeros(len(self._codes), bool)
-        self._used[codes] = True
-
-    def settle(self, text: pa.DataType) -> tuple[pa.Array, np.ndarray]:
-        """The wanted texts, sorted, and a map from code to place among them, [codes] int32."""
-        used = np.flatnonzero(self._used)
-        texts = pa.array(list(self._codes), text).take(pa.array(used))
-        order = pc.sort_indices(texts).to_numpy()
-        place = np.full(len(self._used), -1, np.int32)
-        place[used[order]] = np.arange(len(used), dtype=np.int32)
-        return texts.take(pa.array(order)), place
 
 
 class _RawColumn:

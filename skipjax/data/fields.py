@@ -3,6 +3,7 @@
 What is refused is an error, or noted as a fault of its row: see `Block.refuse`.
 """
 
+import dataclasses
 import datetime
 import re
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ _NULL_LIKE = pa.array(["", "nan", "null", "none", "na", "n/a", "<na>", "\\n"])
 _LONGEST_ID = 1000  # bytes; a longer one is a quote that is not closed, or no id at all
 _LONGEST_TIME = 100
 _DIGITS = re.compile("[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _DATE = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _DAY_FIRST = re.compile("([0-9]{2})/([0-9]{2})/([0-9]{4})")
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
@@ -94,6 +96,81 @@ def integers(
         return number if number is not None and low <= number <= high else None
 
     return parse(block, column, convert, f"{what} from {low} to {high}", np.int32)
+
+
+def whole(
+    block: Block, column: str, low: int, high: int | None = None, where: np.ndarray | None = None
+) -> np.ndarray:
+    """A column of an integer type, each number at least `low` and at most `high`.
+
+    Args:
+      block: the rows.
+      column: its name.
+      low: the smallest that is accepted.
+      high: the largest, if there is one.
+      where: [rows] bool, which rows must have a number; all if None.
+
+    Returns:
+      [rows] int64, 0 where there is none.
+    """
+    array = block.table[column].combine_chunks()
+    wanted = np.ones(len(array), bool) if where is None else where
+    limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+    try:
+        numbers = array.cast(pa.int64()).fill_null(low - 1).to_numpy()
+    except pa.ArrowInvalid:  # of 64 bits without a sign
+        numbers = _cast(block, column, array, pa.int64(), f"a whole number {limits}")
+    bad = (numbers < low) if high is None else (numbers < low) | (numbers > high)
+    block.refuse(np.flatnonzero(bad & wanted), column, f"a whole number {limits}")
+    return np.where(bad, 0, numbers)
+
+
+def numbers(
+    block: Block, column: str, low: float, high: float, what: str, *, missing: float | None = None
+) -> np.ndarray:
+    """A column of numbers from `low` to `high`, as text or of an Arrow type.
+
+    Args:
+      block: the rows.
+      column: its name.
+      low: the smallest that is accepted.
+      high: the largest.
+      what: what they are, for the message.
+      missing: what empty text and nulls stand for; None refuses them.
+
+    Returns:
+      [rows] float64, 0 in rows that are refused.
+
+    Raises:
+      DataError: the column is of a type that holds no numbers.
+    """
+    expected = f"{what} from {low:g} to {high:g}"
+    array = block.table[column].combine_chunks()
+    kind = _value_type(array.type)
+    if _is_text(kind):
+
+        def convert(text: str) -> float | None:
+            if not text and missing is not None:
+                return missing
+            number = float(text) if _NUMBER.fullmatch(text) else None
+            return number if number is not None and low <= number <= high else None
+
+        if missing is not None and array.null_count:
+            array = array.cast(pa.string()).fill_null("")
+            table = block.table.set_column(
+                block.table.schema.get_field_index(column), column, array
+            )
+            block = dataclasses.replace(block, table=table)
+        return parse(block, column, convert, expected, np.float64)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise _wrong_type(block, column, what)
+    values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    absent = np.asarray(array.is_null())
+    good = (values >= low) & (values <= high)
+    if missing is not None:
+        good |= absent
+    block.refuse(np.flatnonzero(~good), column, expected)
+    return np.where(absent & (missing is not None), missing or 0, np.where(good, values, 0))
 
 
 def flags(block: Block, column: str, true: str = "true", false: str = "false") -> np.ndarray:
@@ -234,7 +311,7 @@ def encode(block: Block, column: str) -> pa.DictionaryArray:
     if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         raise _wrong_type(block, column, "text, whole numbers or flags")
     if not pa.types.is_dictionary(array.type):
-        array = array.cast(pa.string()).dictionary_encode()
+        array = array.dictionary_encode()
     texts = array.dictionary.cast(pa.string())
     indices = array.indices.cast(pa.int32())
     if array.null_count:

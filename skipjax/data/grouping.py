@@ -1,7 +1,7 @@
 """From a table of whole sessions' rows to sessions: sorted, checked for gaps, cut to length."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -50,13 +50,44 @@ class Pieces:
     reached: int
 
 
-def group(table: pa.Table) -> Groups:
-    """Sorts rows by (hash, session id, order), those equal in all three staying as they are."""
+@dataclasses.dataclass(frozen=True)
+class Refined:
+    """What a source makes of the whole sequences of a group.
+
+    Attributes:
+      groups: those that still have rows.
+      left_out: what was left out to how much of it, [s] for the sequences there were before.
+      left: [s] bool, which of those are still in `groups`; None if all are.
+    """
+
+    groups: Groups
+    left_out: Mapping[str, np.ndarray]
+    left: np.ndarray | None = None
+
+    @property
+    def places(self) -> np.ndarray:
+        """Which sequence before each of those now was."""
+        if self.left is None:
+            return np.arange(len(self.groups.sizes))
+        return np.flatnonzero(self.left)
+
+
+def group(table: pa.Table, newest_first: bool = False) -> Groups:
+    """Sorts rows by (hash, session id, order), those equal in all three staying as they are.
+
+    Args:
+      table: in the order the rows came.
+      newest_first: rows equal in all three come from the last to the first.
+    """
     ids = table["session_id"].combine_chunks()
     codes = ids.indices.to_numpy()
     rank = np.empty(len(ids.dictionary), np.int64)  # tells ids apart whose hashes are the same
     rank[pc.sort_indices(ids.dictionary).to_numpy()] = np.arange(len(rank))
-    order = np.lexsort((table["order"].to_numpy(), rank[codes], table["hash"].to_numpy()))
+    keys = (table["order"].to_numpy(), rank[codes], table["hash"].to_numpy())
+    if newest_first:
+        order = len(codes) - 1 - np.lexsort([key[::-1] for key in keys])
+    else:
+        order = np.lexsort(keys)
     codes = codes[order]
     starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
     return Groups(
@@ -76,6 +107,30 @@ def without(groups: Groups, bad: np.ndarray) -> Groups:
         starts=np.cumsum(sizes) - sizes,
         sizes=sizes,
     )
+
+
+def only(groups: Groups, rows: np.ndarray) -> tuple[Groups, np.ndarray]:
+    """The groups without some of their rows, and which of them have any left.
+
+    Args:
+      groups: of n rows and s sessions.
+      rows: [n] bool, those to keep.
+
+    Returns:
+      The groups that still have rows, and [s] bool, which those are.
+    """
+    if rows.all():
+        return groups, np.ones(len(groups.sizes), bool)
+    sizes = np.add.reduceat(rows, groups.starts, dtype=np.int64)
+    left = sizes > 0
+    sizes = sizes[left]
+    kept = Groups(
+        table=groups.table.filter(pa.array(rows)),
+        ids=groups.ids.filter(pa.array(left)),
+        starts=np.cumsum(sizes) - sizes,
+        sizes=sizes,
+    )
+    return kept, left
 
 
 def any_row(groups: Groups, rows: np.ndarray) -> np.ndarray:
@@ -132,28 +187,62 @@ def what_is_missing(groups: Groups, number: int, locate: Locate) -> tuple[int, s
     return places.max(), what, "is a file cut short, or not given?"
 
 
-def cut(groups: Groups, *, min_length: int, max_length: int, at_most: int | None = None) -> Pieces:
-    """Cuts each session into pieces of `max_length`, named `id#1`, `id#2`, ...; shorter ones stay.
+def after_gaps(groups: Groups, gap: int | None) -> np.ndarray:
+    """[n] bool, rows whose `order` is more than `gap` after that of the row before, if one is.
+
+    Args:
+      groups: with the column `order`.
+      gap: in units of it; None finds none.
+    """
+    found = np.zeros(groups.table.num_rows, bool)
+    if gap is not None and len(found):
+        order = groups.table["order"].to_numpy().view(np.uint64)  # no difference overflows
+        found[1:] = order[1:] - order[:-1] > np.uint64(gap)
+        found[groups.starts] = False
+    return found
+
+
+def cut(
+    groups: Groups,
+    *,
+    min_length: int,
+    max_length: int,
+    breaks: np.ndarray | None = None,
+    at_most: int | None = None,
+) -> Pieces:
+    """Cuts each session where `breaks` says so, and then into pieces of `max_length`.
+
+    Pieces are named `id#1`, `id#2`, ..., those left out being counted; a session that is not cut
+    keeps its name.
 
     Args:
       groups: what to cut.
       min_length: shorter pieces are left out.
       max_length: of a piece.
+      breaks: [n] bool, rows that begin a piece.
       at_most: how many pieces to keep; what comes after the last of them is not even counted.
     """
-    counts = -(-groups.sizes // max_length)
-    source = np.repeat(np.arange(len(counts)), counts)
-    number = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
-    lengths = np.minimum(groups.sizes[source] - number * max_length, max_length)
-    kept, reached = lengths >= min_length, len(counts)
+    starts, sizes = groups.starts, groups.sizes
+    owner = np.arange(len(sizes))
+    if breaks is not None and breaks.any():
+        starts = np.union1d(starts, np.flatnonzero(breaks))
+        sizes = np.diff(np.append(starts, groups.table.num_rows))
+        owner = np.searchsorted(groups.starts, starts, side="right") - 1
+    counts = -(-sizes // max_length)
+    run = np.repeat(np.arange(len(counts)), counts)
+    lengths = np.minimum(sizes[run] - _places(counts) * max_length, max_length)
+    source = owner[run]
+    pieces = np.bincount(source, minlength=len(groups.sizes))
+    number, made = _places(pieces), pieces[source] > 1
+    kept, reached = lengths >= min_length, len(groups.sizes)
     if at_most is not None and kept.sum() >= at_most:
         end = int(np.flatnonzero(kept)[at_most - 1]) + 1
-        source, number, lengths, kept = source[:end], number[:end], lengths[:end], kept[:end]
+        source, number, made = source[:end], number[:end], made[:end]
+        lengths, kept = lengths[:end], kept[:end]
         reached = int(source[-1]) + 1
     rows = np.zeros(groups.table.num_rows, bool)
     rows[: lengths.sum()] = np.repeat(kept, lengths)
     ids = groups.ids.take(pa.array(source))
-    made = counts[source] > 1
     made_ids = [
         f"{name}#{n + 1}"
         for name, n in zip(ids.filter(pa.array(made)).to_pylist(), number[made], strict=True)
@@ -169,3 +258,8 @@ def cut(groups: Groups, *, min_length: int, max_length: int, at_most: int | None
         short_events=int(lengths[~kept].sum()),
         reached=reached,
     )
+
+
+def _places(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... for each of the counts in turn."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -33,7 +33,13 @@ _DAMAGE = (
 )
 
 
-def find(sources: Sources, suffixes: Sequence[str], *, leave_out: Sequence[str] = ()) -> list[Path]:
+def find(
+    sources: Sources,
+    suffixes: Sequence[str],
+    *,
+    leave_out: Sequence[str] = (),
+    only: Sequence[str] = ("",),
+) -> list[Path]:
     """The files that `sources` name, sorted by name.
 
     Args:
@@ -41,6 +47,7 @@ def find(sources: Sources, suffixes: Sequence[str], *, leave_out: Sequence[str] 
       suffixes: endings of the files to take from a folder. A file named directly, or by a
         pattern, is taken whatever its ending.
       leave_out: beginnings of names not to take from a folder; hidden files never are.
+      only: beginnings of which a name must have one, to be taken from a folder.
 
     Raises:
       DataError: a source does not exist or has no such file, a folder holds one that cannot be
@@ -53,9 +60,10 @@ def find(sources: Sources, suffixes: Sequence[str], *, leave_out: Sequence[str] 
         path = Path(source).expanduser()
         if path.is_dir():
             with reading(str(path)):
-                taken = [p for p in path.iterdir() if _taken(p, suffixes, leave_out)]
+                taken = [p for p in path.iterdir() if _taken(p, suffixes, leave_out, only)]
             if not taken:
-                raise DataError(f"{path} has no {_listed(suffixes)} file; {_contents(path)}.")
+                wanted = _listed([f"{start}*" for start in only] if all(only) else suffixes)
+                raise DataError(f"{path} has no {wanted} file; {_contents(path)}.")
             found += taken
         elif path.exists():
             found.append(path)
@@ -234,9 +242,15 @@ def _check_end(path: Path, stream: BinaryIO, raw: BinaryIO) -> None:
                 raise tarfile.ReadError("no end-of-archive mark")
 
 
-def _taken(path: Path, suffixes: Sequence[str], leave_out: Sequence[str]) -> bool:
+def _taken(
+    path: Path, suffixes: Sequence[str], leave_out: Sequence[str], only: Sequence[str] = ("",)
+) -> bool:
     name = path.name.lower()
-    return name.endswith(tuple(suffixes)) and not name.startswith((".", *leave_out))
+    return (
+        name.endswith(tuple(suffixes))
+        and name.startswith(tuple(start.lower() for start in only))
+        and not name.startswith((".", *leave_out))
+    )
 
 
 def _listed(suffixes: Sequence[str]) -> str:

@@ -1,9 +1,10 @@
 """The files of a prepared folder, written column by column so that none has to fit in memory.
 
 events.arrow    track int32, level int8: one record batch, so two flat arrays when mapped
-context.arrow   whatever else is known of each event, in chunks
+context.arrow   whatever else is known of each event, in chunks; some names are RESERVED
 sessions.arrow  session_id, length
 tracks.arrow    track_id, sorted; an event's `track` is an index into it
+features.arrow  one row for each of these tracks, null where nothing is known, if that was asked for
 dropped.csv     bad sessions that were left out, if that was asked for; no part of the content
 """
 
@@ -14,14 +15,27 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 EVENTS, CONTEXT = "events.arrow", "context.arrow"
 SESSIONS, TRACKS = "sessions.arrow", "tracks.arrow"
 CONTENT = (EVENTS, CONTEXT, SESSIONS, TRACKS)
+FEATURES = "features.arrow"
 DROPPED = "dropped.csv"
 EVENTS_SCHEMA = pa.schema({"track": pa.int32(), "level": pa.int8()})
 TRACKS_SCHEMA = pa.schema({"track_id": pa.large_string()})
 SESSIONS_SCHEMA = pa.schema({"session_id": pa.large_string(), "length": pa.int32()})
+
+# Context columns that mean the same whatever the source; where it logs no such thing, it has none.
+RESERVED = {
+    "time": pa.int64(),  # when it was played, exactly as logged, in units of info["time_unit"]
+    "played_percent": pa.int16(),  # share of the track that was played; -1 where not logged
+    "next_gap_seconds": pa.int32(),  # to the listener's next play, at most a day; -1: none follows
+    "reaction": pa.int8(),  # -1 dislike, 0 none, 1 like
+    "rating": pa.float32(),
+}
+# What may tell that an event was skipped: info["feedback"] holds those that the source logs.
+FEEDBACK = ("level", "played_percent", "next_gap_seconds", "reaction", "rating")
+UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 CHUNK_ROWS = 1 << 20
 SESSION_ROWS = 1 << 16

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data import fields
+from skipjax.data import features, fields
 from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, Block, ahead, noting, read_csv
 from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members, position
 from skipjax.data.sessions import Sessions
@@ -55,6 +55,7 @@ def prepare(
     min_length: int = 4,
     max_length: int = 20,
     on_bad_session: str = "error",
+    track_features: Sources | None = None,
     source: str = "mssd",
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -74,6 +75,8 @@ def prepare(
       max_length: cut longer ones.
       on_bad_session: "error", or "drop" to leave out sessions that have a value that is not as
         published, or not all their positions once; they are counted and listed.
+      track_features: files `tf_*.csv`, gzipped or not, tars or folders of them: what they know of
+        the tracks is laid beside them, see `Sessions.features`.
       source: what to call these logs in the sessions' `info`.
       options: kept there too; JSON-able.
       progress: called with bytes done, bytes in all, and what is being done.
@@ -84,6 +87,8 @@ def prepare(
         a whole file); nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
+    if track_features is not None:
+        features.files(track_features)  # whatever is wrong there is said before the logs are read
     with SessionsWriter(
         out,
         source=source,
@@ -92,6 +97,7 @@ def prepare(
         max_length=max_length,
         num_sessions=num_sessions,
         on_bad_session=on_bad_session,
+        track_features=track_features,
         progress=progress,
     ) as writer:
         blocks = read(

@@ -1,7 +1,7 @@
 """The rows of one file in blocks, whichever of a few formats its name says it has."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -71,7 +71,7 @@ def read(
     path, name = Path(path), str(path)
     kind, _ = format_of(path, otherwise)
     if kind == PARQUET:
-        yield from _read_parquet(path, wanted)
+        yield from read_parquet(path, wanted)
         return
     with open_stream(path) as (stream, raw):
         if kind == JSON_LINES:
@@ -89,20 +89,42 @@ def read(
             yield block, position(raw)
 
 
-def _read_parquet(path: Path, wanted: Mapping[str, pa.DataType]) -> Iterator[tuple[Block, int]]:
-    name = str(path)
+def read_any(
+    path: Path, wanted: Mapping[str, pa.DataType], block_bytes: int = BLOCK_BYTES
+) -> Iterator[tuple[Block, int]]:
+    """`read` of a file that is CSV unless its name says otherwise."""
+    return read(path, wanted, otherwise=CSV, block_bytes=block_bytes)
+
+
+def read_parquet(
+    path: Path,
+    wanted: Iterable[str],
+    *,
+    lists: bool = False,
+    batch_rows: int = _PARQUET_ROWS,
+) -> Iterator[tuple[Block, int]]:
+    """`read` of a Parquet file.
+
+    Args:
+      path: the file.
+      wanted: columns to read.
+      lists: whether columns may hold lists.
+      batch_rows: how many rows to read at a time.
+    """
+    name, wanted = str(path), list(wanted)
     with reading(name):
         schema = pq.read_schema(path)
     check_columns(name, schema.names, wanted)
     kinds = {column: schema.field(column).type for column in wanted}
     for column, kind in kinds.items():
-        if pa.types.is_nested(kind):
+        if pa.types.is_nested(kind) and not lists:
             raise DataError(f"{name}, column {column}, holds {kind}, not single values.")
     with reading(name):
         file = pq.ParquetFile(
             path,
             page_checksum_verification=True,
             pre_buffer=False,
+            buffer_size=1 << 20,  # else a column of a whole row group would be read at once
             # One long text in all rows then takes no more memory than in one.
             read_dictionary=[column for column, kind in kinds.items() if kind == pa.string()],
         )
@@ -110,7 +132,7 @@ def _read_parquet(path: Path, wanted: Mapping[str, pa.DataType]) -> Iterator[tup
         rows, size = file.metadata.num_rows, path.stat().st_size
         if not rows:
             raise DataError(f"{name} has no rows.")
-        batches = file.iter_batches(_PARQUET_ROWS, columns=list(wanted))
+        batches = file.iter_batches(batch_rows, columns=wanted)
         row = 0
         while True:
             with reading(name):

@@ -1,9 +1,10 @@
 """The session store: flat event columns, offsets and a vocabulary, as Arrow files on disk."""
 
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from skipjax.errors import DataError
 PLAYED_LEVEL = 0  # not skipped
 BRIEFLY_LEVEL = 2  # what a plain yes/no skip flag is stored as
 NUM_LEVELS = 4
+
+# What `Sessions.summary` counts of feedback that is no level.
+_SHOWN = {
+    "played_percent": {"played less than half": lambda x: (x >= 0) & (x < 50)},
+    "next_gap_seconds": {"the next play within 30 s": lambda x: (x >= 0) & (x < 30)},
+    "reaction": {"liked": lambda x: x > 0, "disliked": lambda x: x < 0},
+    "rating": {"rated 2 or less": lambda x: x <= 2},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +41,11 @@ class Sessions:
         briefly, 2 briefly, 3 mostly.
       session_ids: [S] large_string array of ids, all different.
       track_ids: [T] large_string array, sorted; every track has at least one event.
-      context: table of E rows with whatever else was logged per event (`context_type`, ...).
-      info: JSON-able facts of the preparation: `source`, what was left out, and so on.
+      context: table of E rows with whatever else was logged per event (`context_type`, ...);
+        layout.RESERVED has the names whose meaning is fixed.
+      info: JSON-able facts of the preparation: `source`, `feedback`, `time_unit` where there are
+        times of a known unit ("s", "ms", "us" or "ns"), what was left out, and so on.
+      folder: where they were opened, None if nowhere.
     """
 
     offsets: np.ndarray
@@ -43,6 +55,7 @@ class Sessions:
     track_ids: pa.LargeStringArray
     context: pa.Table
     info: dict[str, Any]
+    folder: Path | None = None
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "Sessions":
@@ -62,14 +75,15 @@ class Sessions:
         if version != layout.FORMAT_VERSION or not set(layout.CONTENT) <= set(manifest["files"]):
             raise DataError(
                 f"{folder} does not hold sessions in format {layout.FORMAT_VERSION} (its "
-                f"manifest says {version}); prepare the data again."
+                f"manifest says {version}). Prepare the data again."
             )
         try:
             events, context, sessions, tracks = (_mapped(folder / n) for n in layout.CONTENT)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{folder} cannot be read ({reason}); prepare it again.") from error
-        if not _consistent(events, context, sessions, tracks):
+        info = manifest["preparation"]
+        if not _consistent(events, context, sessions, tracks, info):
             raise DataError(f"{folder} has files that do not fit together; prepare it again.")
         hashes = [manifest["files"][name]["sha256"] for name in layout.CONTENT]
         return cls(
@@ -79,7 +93,8 @@ class Sessions:
             session_ids=_flat(sessions["session_id"]),
             track_ids=_flat(tracks["track_id"]),
             context=context,
-            info=manifest["preparation"] | {"digest": _digest(*(h.encode() for h in hashes))},
+            info=info | {"digest": _digest(*(h.encode() for h in hashes))},
+            folder=folder,
         )
 
     @property
@@ -100,8 +115,52 @@ class Sessions:
         if "digest" in self.info:
             return self.info["digest"]
         ids = "\0".join([*self.session_ids.to_pylist(), *self.track_ids.to_pylist()])
-        arrays = (self.offsets, self.tracks, self.levels)
-        return _digest(*(np.ascontiguousarray(array) for array in arrays), ids.encode())
+        arrays = [self.offsets, self.tracks, self.levels]
+        reserved = [name for name in self.context.column_names if name in layout.RESERVED]
+        arrays += [self.context[name].to_numpy() for name in reserved]
+        names = "\0".join(["", *reserved]) if reserved else ""
+        return _digest(*(np.ascontiguousarray(array) for array in arrays), (ids + names).encode())
+
+    @property
+    def feedback(self) -> tuple[str, ...]:
+        """Which of layout.FEEDBACK the source logs."""
+        return tuple(self.info.get("feedback", ("level",)))
+
+    @functools.cached_property
+    def features(self) -> pa.Table | None:
+        """One row for each of `track_ids`, null where nothing is known; None without features.
+
+        Raises:
+          DataError: they cannot be read.
+        """
+        if self.folder is None or not (self.folder / layout.FEATURES).exists():
+            return None
+        try:
+            table = _mapped(self.folder / layout.FEATURES)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.folder / layout.FEATURES} cannot be read: {error}") from error
+        if table.num_rows != self.num_tracks:
+            raise DataError(
+                f"{self.folder / layout.FEATURES} has {table.num_rows} rows for "
+                f"{self.num_tracks} tracks; prepare the data again."
+            )
+        return table
+
+    def times(self) -> tuple[np.ndarray, str] | None:
+        """When each event was, [E] int64, and the unit: "s", "ms", "us" or "ns".
+
+        Times of day alone do not count, and neither do numbers whose unit is not known: None.
+        MSSD's are those of its days and hours.
+        """
+        columns = self.context.column_names
+        if "time" in columns and self.info.get("time_unit"):
+            return self.context["time"].to_numpy(), self.info["time_unit"]
+        if "date" in columns and "hour_of_day" in columns:
+            date, hour = self.context["date"], self.context["hour_of_day"]
+            if pa.types.is_date32(date.type) and pa.types.is_integer(hour.type):
+                days = date.cast(pa.int32()).to_numpy().astype(np.int64)
+                return days * 86_400 + hour.to_numpy().astype(np.int64) * 3_600, "s"
+        return None
 
     def summary(self, skip_levels: Sequence[int] = (1, 2)) -> dict[str, Any]:
         """Facts for printing, JSON-able.
@@ -110,9 +169,11 @@ class Sessions:
           skip_levels: which levels count as skipped; (1, 2) in the paper.
 
         Returns:
-          `sessions`, `events`, `tracks`; `skipped_share` of events, and `level_shares` of levels
-          0 to 3; `length_min`, `length_mean`, `length_max`; `left_out`: `sessions` and `events`
-          that the preparation left out for being too short.
+          `sessions`, `events`, `tracks`; `feedback`, what may tell of skips, and `feedback_shares`:
+          of events, by what was logged beside levels; `skipped_share` of events by level, and
+          `level_shares` of levels 0 to 3; `length_min`, `length_mean`, `length_max`; `left_out`:
+          `sessions` and `events` that the preparation left out for being too short, and what else
+          it left out under names of its own.
         """
         counts = np.zeros(NUM_LEVELS, np.int64)
         for start in range(0, self.num_events, layout.CHUNK_ROWS):
@@ -124,6 +185,8 @@ class Sessions:
             "sessions": self.num_sessions,
             "events": self.num_events,
             "tracks": self.num_tracks,
+            "feedback": list(self.feedback),
+            "feedback_shares": self._feedback_shares(),
             "skipped_share": float(sum(shares[level] for level in set(skip_levels))),
             "level_shares": shares.tolist(),
             "length_min": int(lengths.min()),
@@ -131,6 +194,18 @@ class Sessions:
             "length_max": int(lengths.max()),
             "left_out": dict(self.info.get("left_out", {})),
         }
+
+    def _feedback_shares(self) -> dict[str, float]:
+        """Shares of events, by what they say."""
+        counts: dict[str, int] = {}
+        for name, tests in _SHOWN.items():
+            if name not in self.feedback:
+                continue
+            for chunk in self.context[name].chunks:
+                values = chunk.to_numpy()
+                for label, test in tests.items():
+                    counts[label] = counts.get(label, 0) + int(test(values).sum())
+        return {label: count / max(self.num_events, 1) for label, count in counts.items()}
 
 
 def _mapped(path: Path) -> pa.Table:
@@ -140,8 +215,19 @@ def _mapped(path: Path) -> pa.Table:
     return table
 
 
-def _consistent(events: pa.Table, context: pa.Table, sessions: pa.Table, tracks: pa.Table) -> bool:
+def _consistent(
+    events: pa.Table,
+    context: pa.Table,
+    sessions: pa.Table,
+    tracks: pa.Table,
+    info: Mapping[str, Any],
+) -> bool:
     """Whether all indices and counts agree: manifests can be right about files that are not."""
+    kinds = {field.name: field.type for field in context.schema}
+    if any(kinds[name] != layout.RESERVED[name] for name in kinds.keys() & layout.RESERVED.keys()):
+        return False
+    if not {"level", *kinds} >= set(info.get("feedback", [""])) <= set(layout.FEEDBACK):
+        return False
     schemas = (events.schema, sessions.schema, tracks.schema)
     if schemas != (layout.EVENTS_SCHEMA, layout.SESSIONS_SCHEMA, layout.TRACKS_SCHEMA):
         return False

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from skipjax import files
-from skipjax.data import demo, layout, mssd, table
+from skipjax.data import demo, inter, lastfm, layout, mssd, recognise, spotify, table, yambda
 from skipjax.data.inputs import Progress
 from skipjax.data.sessions import Sessions
 from skipjax.errors import BadSessionError, ConfigError, DataError, OutputError
 
-NAMES = ("demo", "mssd", "table", "prepared")
+# How each is read whose options are no more than these; `table` has columns, `demo` is made first.
+_READERS = {"yambda": yambda, "lastfm": lastfm, "spotify": spotify}
+NAMES = ("demo", "mssd", *_READERS, "inter", "table", "prepared")
+_WITHOUT_GAPS = ("demo", "mssd", "prepared")  # their sessions are what they are
 
 
 def load(data: Any, *, progress: Progress | None = None) -> Sessions:
@@ -41,6 +44,24 @@ def load(data: Any, *, progress: Progress | None = None) -> Sessions:
         raise ConfigError(
             f"config.data.source is {data.source!r} but config.data.path is empty; set "
             "--config.data.path to where the data lies."
+        )
+    try:
+        return _loaded(data, progress)
+    except BadSessionError:
+        raise
+    except (ConfigError, DataError) as error:
+        fits = recognise.advice(_paths(data.path), data.source, "config.data.source {!r}")
+        if fits and data.source != "demo":
+            raise type(error)(f"{str(error).removesuffix('.')}. {fits}") from error
+        raise
+
+
+def _loaded(data: Any, progress: Progress | None) -> Sessions:
+    if data.source in _WITHOUT_GAPS and data.gap_minutes not in (-1, 0):
+        raise ConfigError(
+            f"config.data.gap_minutes is {data.gap_minutes:g}, but config.data.source "
+            f"{data.source!r} has sessions already; set it to -1"
+            + (", and give --gap_minutes when the data is prepared." * (data.source == "prepared"))
         )
     if data.source == "prepared":
         if data.num_sessions:
@@ -72,8 +93,27 @@ def load(data: Any, *, progress: Progress | None = None) -> Sessions:
 
         def prepare(folder: Path) -> Sessions:
             return mssd.prepare(paths, folder, **options, progress=progress)
+    elif data.source in _READERS:
+        paths, reader = _paths(data.path), _READERS[data.source]
+        options["gap_minutes"] = _gap(data, reader.GAP_MINUTES)
+        key = {"files": _identities(reader.files(paths))}
+
+        def prepare(folder: Path) -> Sessions:
+            return reader.prepare(paths, folder, **options, progress=progress)
+    elif data.source == "inter":
+        paths = _paths(data.path)
+        options["gap_minutes"] = _gap(data, 0)
+        facts = {
+            "time_unit": data.table.time_unit,
+            "context_columns": tuple(data.table.context_columns),
+        }
+        key = {"files": _identities(inter.files(paths)), **facts}
+
+        def prepare(folder: Path) -> Sessions:
+            return inter.prepare(paths, folder, **facts, **options, progress=progress)
     else:
         paths = _paths(data.path)
+        options["gap_minutes"] = _gap(data, 0)
         columns = table_columns(data.table)
         key = {"files": _identities(table.files(paths)), "columns": dataclasses.asdict(columns)}
 
@@ -83,6 +123,11 @@ def load(data: Any, *, progress: Progress | None = None) -> Sessions:
     key |= options | {"format": layout.FORMAT_VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return _cached(Path(data.cache_dir).expanduser() / f"{data.source}-{digest}", prepare)
+
+
+def _gap(data: Any, default: float) -> float:
+    """Minutes; 0 for none."""
+    return float(default if data.gap_minutes == -1 else data.gap_minutes)
 
 
 def table_columns(config: Any) -> table.Columns:

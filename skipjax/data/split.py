@@ -1,127 +1,127 @@
-"""Leave-one-out: the last track is for testing, the one before it for validation."""
+"""Which events a run trains on, validates with and tests with: leave-one-out, or by time."""
 
-import dataclasses
-import functools
+import types
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from skipjax.data.feedback import skip_rule, skipped_events
+from skipjax.data.parts import Part, Split, held_out_of
 from skipjax.data.sessions import NUM_LEVELS, Sessions
-from skipjax.data.spool import hash_ids
+from skipjax.data.temporal import temporal_name, temporal_parts
 from skipjax.errors import ConfigError, DataError
-from skipjax.ids import FIRST_TRACK_ID, HELD_OUT, check_ids
+from skipjax.ids import FIRST_TRACK_ID, HELD_OUT, LEAVE_ONE_OUT, check_ids
 
 _SHUFFLE_SEED = 0
 _MOST_TRACKS = 2**31 - 1 - FIRST_TRACK_ID
+# Training needs a track to predict from another, as does what is held out.
+_LEAST_SPAN = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class LeaveOneOut:
-    """Sessions in model ids, with the spans of a leave-one-out split.
-
-    Its ids are checked when it is made, so that none of a batch has to be: a device would clamp
-    those outside the table, or wrap them, and say nothing.
-
-    Of a session of n tracks, training sees the first n - 2, ids and skips; validation asks for
-    track n - 1 given those; the test asks for track n given all before it.
-
-    Attributes:
-      tracks: [E] int32 ids. Real tracks start at FIRST_TRACK_ID, by falling count in the training
-        spans, ties by track id; those without a count come last, and are ranked all the same.
-      skipped: [E] bool.
-      starts: [S] int64, first event of each kept session.
-      lengths: [S] int32, tracks of each kept session, held-out ones included.
-      session_ids: [S] ids as in the source.
-      track_ids: [V - FIRST_TRACK_ID] ids as in the source; entry i has the id FIRST_TRACK_ID + i.
-      train_counts: [V] int64, events in training spans.
-      left_out: how many sessions were left out, by reason.
-      digest: identity of the data this was made from.
-
-    Raises:
-      DataError: there is no session, one does not lie within the events, or an id that is not in
-        the table, or, in a session, not a track's.
-    """
-
-    tracks: np.ndarray
-    skipped: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-    session_ids: pa.Array
-    track_ids: pa.Array
-    train_counts: np.ndarray
-    left_out: dict[str, int]
-    digest: str
-
-    def __post_init__(self):
-        events, ends = len(self.tracks), self.starts + self.lengths
-        if (
-            not self.num_sessions
-            or self.starts.min() < 0
-            or self.lengths.min() <= HELD_OUT
-            or ends.max() > events
-        ):
-            raise DataError(
-                f"{self.num_sessions} sessions are not spans of {events} events; give one at "
-                f"least, each with a start and a length of more than {HELD_OUT}."
-            )
-        if len(self.track_ids) != self.num_ids - FIRST_TRACK_ID or len(self.skipped) != events:
-            raise DataError(
-                f"{len(self.track_ids)} track_ids, {self.num_ids} train_counts, {events} tracks "
-                f"and {len(self.skipped)} skipped do not fit together."
-            )
-        check_ids(self.tracks, self.num_ids, "tracks")
-        if self.tracks.dtype != np.int32:
-            raise DataError(f"tracks holds {self.tracks.dtype}; give int32, as devices do.")
-        no_track = self.tracks < FIRST_TRACK_ID
-        if no_track.any():  # as in sessions that were left out, whose events are kept
-            bounds = np.stack([self.starts, ends], axis=1).reshape(-1)
-            inside = np.logical_or.reduceat(np.append(no_track, False), bounds)[::2]
-            if inside.any():
-                raise DataError(
-                    f"session {np.argmax(inside)} has an id below {FIRST_TRACK_ID}, which is no "
-                    "track's."
-                )
-
-    @property
-    def num_sessions(self) -> int:
-        return len(self.starts)
-
-    @property
-    def num_ids(self) -> int:
-        """V, PAD and MASK included."""
-        return len(self.train_counts)
-
-    @functools.cached_property
-    def session_hashes(self) -> np.ndarray:
-        """[S] uint64, a function of each session's id alone."""
-        return hash_ids(self.session_ids)
-
-    def held_out(self, which: str) -> tuple[np.ndarray, np.ndarray]:
-        """The input lengths [S] and targets [S] int32 of "valid" or "test"."""
-        lengths = self.lengths - {"valid": 2, "test": 1}[which]
-        return lengths, self.tracks[self.starts + lengths]
-
-
-def split_as(data: Any, sessions: Sessions) -> LeaveOneOut:
-    """`leave_one_out` of `sessions` as `config.data` says.
+def split_as(data: Any, sessions: Sessions) -> Split:
+    """Splits sessions as `config.data` says, and gives tracks the ids that models use.
 
     Sessions that their preparation left out for being too short are counted, too.
+
+    Raises:
+      ConfigError: an impossible length or choice, sessions longer than `max_length`, or a part
+        without sessions.
+      DataError: nothing is left, or `sessions` holds a track or level that there is not.
     """
-    split = leave_one_out(
-        sessions,
-        min_length=data.min_length,
-        max_length=data.max_length,
-        skip_levels=tuple(data.skip_levels),
-        require_skip=data.require_skip,
-        labels=data.labels,
-    )
+    least = _LEAST_SPAN + HELD_OUT[data.split]
+    if data.min_length < least:
+        raise ConfigError(
+            f"config.data.min_length is {data.min_length}; it must be at least {least}."
+        )
+    if data.labels not in ("logged", "shuffled"):
+        raise ConfigError(
+            f"config.data.labels is {data.labels!r}; choose one of ('logged', 'shuffled')."
+        )
+    _check(sessions)
+    # A slice where all events are kept, so that nothing is copied.
+    events, rare = _frequent(sessions, data.min_plays)
+    tracks, offsets = sessions.tracks[events], sessions.offsets
+    if rare:
+        offsets = np.searchsorted(events, offsets)
+    lengths = np.diff(offsets)
+    if lengths.size and lengths.max() > data.max_length:
+        raise ConfigError(
+            f"the data has sessions of {lengths.max()} tracks, but config.data.max_length is "
+            f"{data.max_length}; raise it, or prepare the data with shorter sessions."
+        )
+    kept = lengths >= data.min_length
+    left_out = {f"shorter than {data.min_length} tracks": int((~kept).sum())}
+    left_out_events = {f"of tracks with fewer than {data.min_plays} plays": rare} if rare else {}
+    members = dict.fromkeys(("train", "valid", "test"), kept)
+    name = LEAVE_ONE_OUT
+    if data.split == "temporal" and kept.any():
+        name = temporal_name(data.temporal)
+        members = temporal_parts(sessions, data.temporal, offsets, kept, events)
+        both = kept & ~np.logical_or.reduce([*members.values()])
+        left_out["at a boundary of the split in time"] = int(both.sum())
+    held_out = held_out_of(data.split)
+
+    def trained() -> np.ndarray:
+        """[E] bool, the training spans."""
+        starts, stops = (ends[members["train"]] for ends in (offsets[:-1], offsets[1:]))
+        bounds = np.zeros(len(tracks) + 1, np.int8)
+        bounds[starts] += 1
+        bounds[stops - held_out["train"]] -= 1
+        return np.cumsum(bounds[:-1], dtype=np.int8).astype(bool)
+
+    training = trained()
+    in_source = training
+    if rare:
+        in_source = np.zeros(sessions.num_events, bool)
+        in_source[events[training]] = True
+    skipped = skipped_events(sessions, data, in_source)[events]
+    if data.require_skip:
+        skips = np.concatenate([[0], np.cumsum(skipped & training)])
+        without = members["train"] & (skips[offsets[1:]] == skips[offsets[:-1]])
+        left_out["without a skip in training"] = int(without.sum())
+        members = {which: member & ~without for which, member in members.items()}
+        training = trained()
+    if not members["train"].any():
+        reasons = [f"{count} {reason}" for reason, count in left_out.items()]
+        reasons += [f"{count} events {reason}" for reason, count in left_out_events.items()]
+        raise DataError(
+            f"no session is left of {len(lengths)} ({', '.join(reasons)}); lower "
+            f"config.data.min_length{' or config.data.min_plays' if rare else ''}, "
+            "turn off config.data.require_skip, or prepare more data."
+        )
+
+    kept = np.logical_or.reduce([*members.values()])
+    place = np.cumsum(kept) - 1
+    num_tracks = sessions.num_tracks
+    used = np.bincount(tracks[np.repeat(kept, lengths)], minlength=num_tracks) > 0
+    counts = np.bincount(tracks[training], minlength=num_tracks)
+    if data.labels == "shuffled":
+        skipped[training] = np.random.default_rng(_SHUFFLE_SEED).permutation(skipped[training])
+    # Stable: the store's vocabulary is sorted by track id, which settles ties.
+    order = np.argsort(np.where(used, -counts, 1), kind="stable")[: used.sum()]
+    ids = np.zeros(num_tracks, np.int32)
+    ids[order] = np.arange(FIRST_TRACK_ID, FIRST_TRACK_ID + len(order), dtype=np.int32)
     short = sessions.info.get("left_out", {}).get("sessions", 0)
     if short:
-        least = sessions.info["options"]["min_length"]
-        reason = f"shorter than {least} tracks"
-        split.left_out[reason] = split.left_out.get(reason, 0) + short
-    return split
+        reason = f"shorter than {sessions.info['options']['min_length']} tracks"
+        left_out[reason] = left_out.get(reason, 0) + short
+    return Split(
+        tracks=ids[tracks],
+        skipped=skipped,
+        starts=offsets[:-1][kept],
+        lengths=lengths[kept].astype(np.int32),
+        session_ids=sessions.session_ids.filter(pa.array(kept)),
+        track_ids=sessions.track_ids.take(pa.array(order)),
+        train_counts=np.concatenate([np.zeros(FIRST_TRACK_ID, np.int64), counts[order]]),
+        left_out=left_out,
+        digest=sessions.digest,
+        parts={which: Part(place[member], held_out[which]) for which, member in members.items()},
+        name=name,
+        skipped_means=skip_rule(sessions, data),
+        left_out_events=left_out_events,
+        source_events=events if rare else None,
+    )
 
 
 def leave_one_out(
@@ -132,8 +132,8 @@ def leave_one_out(
     skip_levels: tuple[int, ...],
     require_skip: bool = False,
     labels: str = "logged",
-) -> LeaveOneOut:
-    """Splits sessions, and gives tracks the ids that models use.
+) -> Split:
+    """`split_as` for whoever has no config: the paper's split.
 
     Args:
       sessions: what to split.
@@ -147,65 +147,33 @@ def leave_one_out(
         learning from these must be worse.
 
     Raises:
-      ConfigError: an impossible length or choice, or sessions longer than `max_length`.
-      DataError: nothing is left, or `sessions` holds a track or level that there is not.
+      ConfigError, DataError: as `split_as`.
     """
-    if min_length < HELD_OUT + 2:
-        raise ConfigError(f"config.data.min_length is {min_length}; it must be at least 4.")
-    if not set(skip_levels) <= {0, 1, 2, 3}:
-        raise ConfigError(
-            f"config.data.skip_levels is {tuple(skip_levels)}; levels are 0, 1, 2 and 3."
-        )
-    if labels not in ("logged", "shuffled"):
-        raise ConfigError(
-            f"config.data.labels is {labels!r}; choose one of ('logged', 'shuffled')."
-        )
-    _check(sessions)
-    lengths = np.diff(sessions.offsets)
-    if lengths.size and lengths.max() > max_length:
-        raise ConfigError(
-            f"the data has sessions of {lengths.max()} tracks, but config.data.max_length is "
-            f"{max_length}; raise it, or prepare the data with shorter sessions."
-        )
-    skipped = np.isin(sessions.levels, skip_levels)
-    kept = lengths >= min_length
-    left_out = {f"shorter than {min_length} tracks": int((~kept).sum())}
-    if require_skip:
-        skips = np.concatenate([[0], np.cumsum(skipped)])
-        ends = np.maximum(sessions.offsets[1:] - HELD_OUT, sessions.offsets[:-1])
-        has_skip = skips[ends] > skips[sessions.offsets[:-1]]
-        left_out["without a skip in training"] = int((kept & ~has_skip).sum())
-        kept &= has_skip
-    if not kept.any():
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise DataError(
-            f"no session is left of {len(lengths)} ({reasons}); lower config.data.min_length, "
-            "turn off config.data.require_skip, or prepare more data."
-        )
-
-    in_session = np.repeat(kept, lengths)
-    to_end = np.repeat(sessions.offsets[1:], lengths) - np.arange(len(sessions.tracks))
-    num_tracks = len(sessions.track_ids)
-    used = np.bincount(sessions.tracks[in_session], minlength=num_tracks) > 0
-    trained = in_session & (to_end > HELD_OUT)
-    counts = np.bincount(sessions.tracks[trained], minlength=num_tracks)
-    if labels == "shuffled":
-        skipped[trained] = np.random.default_rng(_SHUFFLE_SEED).permutation(skipped[trained])
-    # Stable: the store's vocabulary is sorted by track id, which settles ties.
-    order = np.argsort(np.where(used, -counts, 1), kind="stable")[: used.sum()]
-    ids = np.zeros(num_tracks, np.int32)
-    ids[order] = np.arange(FIRST_TRACK_ID, FIRST_TRACK_ID + len(order), dtype=np.int32)
-    return LeaveOneOut(
-        tracks=ids[sessions.tracks],
-        skipped=skipped,
-        starts=sessions.offsets[:-1][kept],
-        lengths=lengths[kept].astype(np.int32),
-        session_ids=sessions.session_ids.filter(pa.array(kept)),
-        track_ids=sessions.track_ids.take(pa.array(order)),
-        train_counts=np.concatenate([np.zeros(FIRST_TRACK_ID, np.int64), counts[order]]),
-        left_out=left_out,
-        digest=sessions.digest,
+    return split_as(
+        types.SimpleNamespace(
+            split="leave_one_out",
+            min_length=min_length,
+            max_length=max_length,
+            min_plays=1,
+            skip_levels=skip_levels,
+            skip_below_percent=50.0,
+            skip_dislikes=True,
+            skip_rating=2.0,
+            require_skip=require_skip,
+            labels=labels,
+        ),
+        sessions,
     )
+
+
+def _frequent(sessions: Sessions, min_plays: int) -> tuple[np.ndarray | slice, int]:
+    """The events of tracks with at least `min_plays` in all the data, and how many others are."""
+    if min_plays <= 1:
+        return slice(None), 0
+    plays = np.bincount(sessions.tracks, minlength=sessions.num_tracks)
+    events = np.flatnonzero(plays[sessions.tracks] >= min_plays)
+    rare = sessions.num_events - len(events)
+    return (events, rare) if rare else (slice(None), 0)
 
 
 def _check(sessions: Sessions) -> None:

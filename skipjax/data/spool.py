@@ -1,8 +1,8 @@
 """Rows on disk, grouped by session in bounded memory: an external group-by.
 
-Rows go to 64 files by six bits of a hash of their session's id, so that all rows of a session are
-in one file, whatever order they came in. A file that is still too large for memory is split again
-by the next six bits.
+Rows go to 128 files by seven bits of a hash of their session's id, so that all rows of a session
+are in one file, whatever order they came in. A file that is still too large for memory is split
+again by the next bits.
 """
 
 import hashlib
@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from skipjax.errors import DataError
 
-_BITS = 6
+_BITS = 7
 _HASH_BITS = 64
-PARTITION_ROWS = 2_000_000  # about 200 MB while being sorted
+PARTITION_ROWS = 500_000  # about 100 MB while being sorted
 _MOST_ROWS = 10_000_000  # of a session: it has to fit into memory whatever is split
+PENDING_ROWS = 1 << 18  # as many are gathered before they are written, for files to get enough
 PENDING_HASHES = 4096  # at least so many are gathered before they are sorted
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4" if pa.Codec.is_available("lz4_frame") else None)
@@ -59,21 +60,40 @@ class Spool:
     Tables have at least the columns `hash` (uint64) and `session_id` (dictionary of strings).
     """
 
-    def __init__(self, folder: Path, used_bits: int = 0):
+    def __init__(self, folder: Path, used_bits: int = 0, bits: int = _BITS):
+        """
+        Args:
+          folder: to be made.
+          used_bits: of the hash, which are the same for all rows.
+          bits: by which rows are told apart here.
+        """
         self._folder = folder
-        self._used_bits = used_bits
-        self._shift = np.uint64(max(_HASH_BITS - _BITS - used_bits, 0))
+        self._used_bits = used_bits + bits
+        self._files = 1 << bits
+        self._shift = np.uint64(_HASH_BITS - self._used_bits)
         self._writers: dict[int, pa.RecordBatchStreamWriter] = {}
-        self._rows = [0] * (1 << _BITS)
+        self._rows = [0] * self._files
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
         folder.mkdir()
 
     def add(self, table: pa.Table) -> None:
         """Appends rows; those of one session must come in the order they are to be kept in."""
+        self._pending.append(table)
+        self._pending_rows += table.num_rows
+        if self._pending_rows >= PENDING_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        table = pa.concat_tables(self._pending).unify_dictionaries()
+        self._pending, self._pending_rows = [], 0
         hashes = table["hash"].to_numpy()
         order = np.argsort(hashes, kind="stable")
         table = table.take(pa.array(order))
-        files = (hashes[order] >> self._shift) & np.uint64((1 << _BITS) - 1)
-        ends = np.searchsorted(files, np.arange(1 << _BITS, dtype=np.uint64), side="right")
+        files = (hashes[order] >> self._shift) & np.uint64(self._files - 1)
+        ends = np.searchsorted(files, np.arange(self._files, dtype=np.uint64), side="right")
         start = 0
         for number, end in enumerate(ends.tolist()):
             if end > start:
@@ -97,8 +117,14 @@ class Spool:
 
     def close(self) -> None:
         """Finishes the files. Closing an Arrow stream twice would end it twice."""
+        self._flush()
         while self._writers:
             self._writers.popitem()[1].close()
+
+    def give_up(self) -> None:
+        """Closes the files without what has not been written yet."""
+        self._pending = []
+        self.close()
 
     def partitions(
         self, bound: np.uint64, done: Callable[[int], None], max_rows: int = PARTITION_ROWS
@@ -117,8 +143,11 @@ class Spool:
         for number in self._numbers():
             path = self._path(number)
             size = path.stat().st_size
-            if self._rows[number] > max_rows and self._used_bits + _BITS < _HASH_BITS:
-                finer = Spool(self._folder / f"{number}.split", self._used_bits + _BITS)
+            if self._rows[number] > max_rows and self._used_bits < _HASH_BITS:
+                # So many that most of them have half the rows, or fewer.
+                bits = (2 * self._rows[number] // max_rows).bit_length()
+                bits = min(bits, _BITS, _HASH_BITS - self._used_bits)
+                finer = Spool(self._folder / f"{number}.split", self._used_bits, bits)
                 with pa.OSFile(str(path)) as file:
                     for batch in pa.ipc.open_stream(file):
                         finer.add(_up_to(pa.Table.from_batches([batch]), bound))

@@ -2,18 +2,24 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data import fields, rows
+from skipjax.data import fields, layout, rows
 from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, ahead, noting
 from skipjax.data.inputs import Progress, Sources, find
 from skipjax.data.sessions import BRIEFLY_LEVEL, NUM_LEVELS, PLAYED_LEVEL, Sessions
 from skipjax.data.writer import SessionsWriter
 from skipjax.errors import ConfigError
+
+UNKNOWN = "?"  # unit of times
+# Of a file, the columns with these types, in blocks of so many bytes: see `rows.read`.
+ReadRows = Callable[[Path, Mapping[str, pa.DataType], int], Iterator[tuple[Block, int]]]
+_MOST_PERCENT = 2**15 - 1
+_RATINGS = (-1e9, 1e9)  # the least and the greatest; as float32 they stay finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +32,13 @@ class Columns:
       position_column: whole number to order a sequence by, or
       time_column: time to order it by: a whole number, or a date and time (ISO 8601). Rows of the
         same position or time stay in the order of the file.
+      time_unit: of times that are whole numbers: "s", "ms", "us" or "ns"; '' if that is not known.
+        Dates and times are kept in "ns".
       level_column: skip level 0 to 3, or
       skip_column: true or false, or 1 or 0; a skip becomes level 2.
+      rating_column: a number.
+      percent_column: how much of the track was played, 0 to 32767 (fractions are cut off); empty or
+        null where that is not known. Of these four, one is needed at least.
       context_columns: kept beside the events: text (all that CSV has), whole numbers, booleans,
         dates.
     """
@@ -36,15 +47,33 @@ class Columns:
     track_column: str = "track_id"
     position_column: str = ""
     time_column: str = ""
+    time_unit: str = ""
     level_column: str = ""
     skip_column: str = ""
+    rating_column: str = ""
+    percent_column: str = ""
     context_columns: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for one, other in (("position_column", "time_column"), ("level_column", "skip_column")):
-            if bool(getattr(self, one)) == bool(getattr(self, other)):
-                given = "both are" if getattr(self, one) else "neither is"
-                raise ConfigError(f"give exactly one of {one} and {other}; {given} given.")
+        if bool(self.position_column) == bool(self.time_column):
+            given = "both are" if self.position_column else "neither is"
+            raise ConfigError(
+                f"give exactly one of position_column and time_column; {given} given."
+            )
+        if self.level_column and self.skip_column:
+            raise ConfigError("give only one of level_column and skip_column; both are given.")
+        if not self.feedback:
+            raise ConfigError(
+                "nothing tells what was skipped; give level_column, skip_column, rating_column or "
+                "percent_column."
+            )
+        if self.time_unit and self.time_unit not in layout.UNITS_PER_SECOND:
+            units = ", ".join(layout.UNITS_PER_SECOND)
+            raise ConfigError(f"time_unit is {self.time_unit!r}; it must be one of {units}.")
+        if self.time_unit and not self.time_column:
+            raise ConfigError(
+                f"time_unit is {self.time_unit!r}, but there is no time_column; leave it out."
+            )
         for name in ("session_column", "track_column"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; name the column.")
@@ -52,7 +81,7 @@ class Columns:
             raise ConfigError(
                 f"session_column and track_column are both {self.track_column!r}; name two columns."
             )
-        taken = {"session_id", "track_id", "order", "level", "length"}
+        taken = {"session_id", "track_id", "order", "level", "length", "kept", *layout.RESERVED}
         for name in self.context_columns:
             if name in taken:
                 raise ConfigError(
@@ -66,15 +95,27 @@ class Columns:
         return self.position_column or self.time_column
 
     @property
+    def feedback(self) -> tuple[str, ...]:
+        """Which of layout.FEEDBACK there is."""
+        given = {
+            "level": self.level_column or self.skip_column,
+            "played_percent": self.percent_column,
+            "rating": self.rating_column,
+        }
+        return tuple(name for name, column in given.items() if column)
+
+    @property
     def csv_types(self) -> dict[str, pa.DataType]:
         names = (
             self.session_column,
             self.track_column,
             self.order_column,
             self.level_column or self.skip_column,
+            self.rating_column,
+            self.percent_column,
             *self.context_columns,
         )
-        return dict.fromkeys(names, REPEATED_TEXT) | {self.order_column: TEXT}
+        return dict.fromkeys(filter(None, names), REPEATED_TEXT) | {self.order_column: TEXT}
 
 
 def prepare(
@@ -85,7 +126,10 @@ def prepare(
     num_sessions: int = 0,
     min_length: int = 4,
     max_length: int = 20,
+    gap_minutes: float = 0,
     on_bad_session: str = "error",
+    source: str = "table",
+    read_rows: ReadRows = rows.read_any,
     progress: Progress | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Sessions:
@@ -99,20 +143,31 @@ def prepare(
       num_sessions: keep a uniform sample of so many sessions; 0 keeps all.
       min_length: leave out shorter sessions and remainders.
       max_length: cut longer sequences into sessions of this length, named `id#1`, `id#2`, ...
+      gap_minutes: before that, cut them where two events are further apart; 0 does not.
       on_bad_session: "error", or "drop" to leave out sessions with a value that cannot be used;
         they are counted and listed.
+      source: what to call this log in the sessions' `info`.
+      read_rows: how to read a file; as `rows.read_any`.
       progress: called with bytes done, bytes in all, and what is being done.
       block_bytes: how much to read at a time; changes nothing in the result.
 
     Raises:
+      ConfigError: a gap is asked for, and it is not known what unit times are in.
       DataError: a file, row or value that cannot be used (with "drop", only what concerns a whole
         file); nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
+    if gap_minutes and columns.position_column:
+        raise ConfigError(
+            f"gap_minutes is {gap_minutes:g}, but positions are no times; give time_column, or "
+            "leave out the gap."
+        )
     with SessionsWriter(
         out,
-        source="table",
+        source=source,
         options=dataclasses.asdict(columns),
+        feedback=columns.feedback,
+        gap_minutes=gap_minutes,
         min_length=min_length,
         max_length=max_length,
         num_sessions=num_sessions,
@@ -123,10 +178,18 @@ def prepare(
             sources,
             columns,
             on_bad_session=on_bad_session,
+            read_rows=read_rows,
             progress=progress,
             block_bytes=block_bytes,
         )
-        for block in blocks:
+        for block, unit in blocks:
+            if gap_minutes and unit == UNKNOWN:
+                raise ConfigError(
+                    f"gap_minutes is {gap_minutes:g}, but {columns.time_column!r} holds whole "
+                    "numbers, and it is not known of what; give time_unit: "
+                    f"{', '.join(layout.UNITS_PER_SECOND)}."
+                )
+            writer.time_unit = unit.removeprefix(UNKNOWN) or writer.time_unit
             writer.add(block)
     return Sessions.open(out)
 
@@ -141,28 +204,39 @@ def read(
     columns: Columns,
     *,
     on_bad_session: str = "error",
+    read_rows: ReadRows = rows.read_any,
     progress: Progress | None = None,
     block_bytes: int = BLOCK_BYTES,
-) -> Iterator[Block]:
-    """Yields the rows of files, checked, as `SessionsWriter.add` takes them."""
-    paths = files(sources)
+) -> Iterator[tuple[Block, str]]:
+    """Yields the rows of files, checked, as `SessionsWriter.add` takes them.
+
+    With each block comes the unit of its times: UNKNOWN for numbers without one, '' where there are
+    positions or nothing could be read.
+    """
+    paths = files(sources) if read_rows is rows.read_any else list(sources)
     total = sum(path.stat().st_size for path in paths)
     form = ""
-    for block, done in ahead(_blocks(paths, columns, block_bytes)):
+    for block, done in ahead(_blocks(paths, columns, read_rows, block_bytes)):
         block = noting(block, on_bad_session)
         form = form or _order_form(block, columns)
-        yield _parsed(block, columns, form)
+        yield _parsed(block, columns, form), _unit(columns, form)
         if progress:
             progress(done, total, "reading")
 
 
-def _blocks(paths: list[Path], columns: Columns, block_bytes: int) -> Iterator[tuple[Block, int]]:
+def _unit(columns: Columns, form: str) -> str:
+    if not columns.time_column or not form:
+        return ""
+    return "ns" if form != "an integer" else columns.time_unit or UNKNOWN
+
+
+def _blocks(
+    paths: list[Path], columns: Columns, read_rows: ReadRows, block_bytes: int
+) -> Iterator[tuple[Block, int]]:
     """Blocks as stored, each with how many bytes of the files have been read."""
     before = 0
     for path in paths:
-        for block, done in rows.read(
-            path, columns.csv_types, otherwise=rows.CSV, block_bytes=block_bytes
-        ):
+        for block, done in read_rows(path, columns.csv_types, block_bytes):
             yield block, before + done
         before += path.stat().st_size
 
@@ -174,9 +248,10 @@ def _order_form(block: Block, columns: Columns) -> str:
 
 
 def _parsed(block: Block, columns: Columns, form: str) -> Block:
+    levels = np.zeros(block.table.num_rows, np.int8)
     if columns.level_column:
         levels = fields.integers(block, columns.level_column, 0, NUM_LEVELS - 1, "a skip level")
-    else:
+    elif columns.skip_column:
         skipped = fields.flags(block, columns.skip_column, "true 1", "false 0")
         levels = np.where(skipped, BRIEFLY_LEVEL, PLAYED_LEVEL)
     table = {
@@ -185,5 +260,15 @@ def _parsed(block: Block, columns: Columns, form: str) -> Block:
         "order": fields.times(block, columns.order_column, form),
         "level": levels.astype(np.int8),
     }
+    if columns.time_column:
+        table["time"] = table["order"]
+    if columns.percent_column:
+        percent = fields.numbers(
+            block, columns.percent_column, 0, _MOST_PERCENT, "a percentage", missing=-1
+        )
+        table["played_percent"] = np.floor(percent).astype(np.int16)
+    if columns.rating_column:
+        rating = fields.numbers(block, columns.rating_column, *_RATINGS, "a rating")
+        table["rating"] = rating.astype(np.float32)
     table |= {name: fields.context(block, name) for name in columns.context_columns}
     return dataclasses.replace(block, table=pa.table(table))

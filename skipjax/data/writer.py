@@ -3,25 +3,26 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skipjax.data import grouping, layout
+from skipjax.data import features, grouping, layout
 from skipjax.data.blocks import Block, Origins
 from skipjax.data.columns import EventColumns, encoded
 from skipjax.data.dropped import Dropped, described
-from skipjax.data.grouping import Groups
-from skipjax.data.inputs import Progress
+from skipjax.data.grouping import Groups, Refined
+from skipjax.data.inputs import Progress, Sources
 from skipjax.data.spool import PARTITION_ROWS, Smallest, Spool, hash_ids
 from skipjax.errors import ConfigError, DataError, OutputError
 from skipjax.files import new_folder
 
-_GIVEN = ("session_id", "track_id", "order", "level", "length")  # all else is context
+_GIVEN = ("session_id", "track_id", "order", "level", "length", "kept")  # all else is context
 _MOST_EVENTS = 2**31 - 1  # of a session: lengths are int32
+Refine = Callable[[Groups], Refined]
 
 
 class SessionsWriter:
@@ -30,6 +31,8 @@ class SessionsWriter:
     A context manager: the folder appears when the block ends without an error, or not at all.
     Memory grows with the number of different tracks, never with the number of rows; and with the
     number of sessions whose ids look like those of pieces, `x#1`, by some 100 bytes each.
+
+    `info`, JSON-able facts, may be added to until the end.
 
     Sessions are ordered by a hash of their source's id, so neither the order of files nor the
     size of blocks changes the result, and the first N of them are a uniform sample, which is
@@ -46,6 +49,12 @@ class SessionsWriter:
         max_length: int = 20,
         num_sessions: int = 0,
         on_bad_session: str = "error",
+        feedback: Sequence[str] = ("level",),
+        time_unit: str = "",
+        gap_minutes: float = 0,
+        newest_first: bool = False,
+        refine: Refine | None = None,
+        track_features: Sources | None = None,
         progress: Progress | None = None,
         partition_rows: int = PARTITION_ROWS,
     ):
@@ -59,6 +68,14 @@ class SessionsWriter:
           num_sessions: how many to keep; 0 keeps all.
           on_bad_session: "error", or "drop" to leave out whole sessions that have a row with a
             fault, or not all their positions once; they are listed in layout.DROPPED.
+          feedback: which of layout.FEEDBACK the rows have; kept in `info`.
+          time_unit: of `order`, a key of layout.UNITS_PER_SECOND; '' if it is no time, or one of
+            unknown unit. May be set until the end, as `writer.time_unit`.
+          gap_minutes: sequences are cut where two events are further apart, before they are cut
+            to length; 0 does not.
+          newest_first: rows that tie come from the last to the first.
+          refine: is given sorted sequences before they are cut, each of them whole.
+          track_features: files of MSSD's, to be laid beside the tracks.
           progress: called with bytes done, bytes in all, and what is being done.
           partition_rows: how many rows may be sorted in memory at a time.
 
@@ -78,13 +95,20 @@ class SessionsWriter:
             )
         if num_sessions < 0:
             raise ConfigError(f"num_sessions ({num_sessions}) must be 0 (all) or more.")
+        if gap_minutes < 0:
+            raise ConfigError(f"gap_minutes ({gap_minutes}) must be 0 (no cuts) or more.")
+        self.time_unit = time_unit
+        self._gap_minutes = gap_minutes
+        self._newest_first = newest_first
+        self._refine = refine
+        self._track_features = track_features
         self._folder = folder
         self._min_length, self._max_length = min_length, max_length
         self._num_sessions = num_sessions
         self._dropping = on_bad_session == "drop"
         self._progress = progress or (lambda done, total, what: None)
         self._partition_rows = partition_rows
-        self._info: dict[str, Any] = {
+        self.info: dict[str, Any] = {
             "source": source,
             "options": {
                 **(options or {}),
@@ -92,7 +116,9 @@ class SessionsWriter:
                 "max_length": max_length,
                 "num_sessions": num_sessions,
                 "on_bad_session": on_bad_session,
+                **({"gap_minutes": gap_minutes} if gap_minutes else {}),
             },
+            "feedback": list(feedback),
         }
         self._left_out = {"sessions": 0, "events": 0}
         self._events: EventColumns | None = None  # made when the first block tells of the context
@@ -106,15 +132,15 @@ class SessionsWriter:
         try:
             with contextlib.ExitStack() as stack:
                 self._work = stack.enter_context(
-                    new_folder(self._folder, format=layout.FORMAT_VERSION, preparation=self._info)
+                    new_folder(self._folder, format=layout.FORMAT_VERSION, preparation=self.info)
                 )
                 self._temporary = self._work / "temporary"
                 self._temporary.mkdir()
                 self._spool = Spool(self._temporary / "spool")
                 if self._dropping:
                     self._dropped = Dropped(self._temporary / "dropped", self._origins.of)
-                    stack.callback(_given_up, self._dropped)
-                stack.callback(_given_up, self._spool)
+                    stack.callback(_without_errors, self._dropped.close)
+                stack.callback(_without_errors, self._spool.give_up)
                 self._stack = stack.pop_all()
         except OSError as error:
             raise self._not_written(error) from error
@@ -138,11 +164,12 @@ class SessionsWriter:
 
         Args:
           block: of a table with the columns
-            session_id, track_id: text, dictionary-encoded or not;
+            session_id, track_id: text, dictionary-encoded or not; tracks may be whole numbers;
             order: int64, what to sort a session's events by; ties stay in the order they came;
             level: int8, skip level 0 to 3;
             length: int32, optional: how many events the session has. They must then be in
               `order` 1 to length, each once, and short sessions can be told early;
+            kept: bool, optional: rows that are not are left out;
             anything else: context, of booleans, integers, dates or text, without nulls.
             Sessions of rows with a fault are dropped; where the fault is that there is no session
             id, that is ''.
@@ -168,6 +195,8 @@ class SessionsWriter:
             for row in np.flatnonzero(~told):
                 self._dropped.add_row(int(rows[row]), table["fault"][int(row)].as_py())
             table, codes, rows = _only(told, table, codes, rows)
+        if "kept" in table.column_names:
+            table, codes, rows = _only(table["kept"].to_numpy(), table, codes, rows)
         self._note_names(sessions.dictionary)
         if self._bound and "length" in table.column_names:
             # Each of these gives at least one session, so those beyond the bound are not needed.
@@ -189,6 +218,26 @@ class SessionsWriter:
                 columns[name] = table[name]
         self._spool.add(pa.table(columns))
 
+    @property
+    def gap(self) -> int | None:
+        """The longest time between events that stay together, in units of `order`; None if any.
+
+        Raises:
+          ConfigError: gaps are asked for, but the unit of `order` is not known.
+        """
+        if not self._gap_minutes:
+            return None
+        if not self.time_unit:
+            raise ConfigError(
+                f"gap_minutes is {self._gap_minutes:g}, but it is not known what the numbers that "
+                "order events are; give time_unit."
+            )
+        return int(self._gap_minutes * 60 * layout.UNITS_PER_SECOND[self.time_unit])
+
+    def leave_out(self, what: str, count: int) -> None:
+        """Adds to what `info["left_out"]` will say."""
+        self._left_out[what] = self._left_out.get(what, 0) + count
+
     def _finish(self) -> None:
         if not self._origins.rows:
             raise DataError("there are no rows to make sessions of.")
@@ -206,9 +255,19 @@ class SessionsWriter:
         if not counts["sessions"]:
             raise self._nothing_left()
         counts["tracks"] = self._events.write(self._work, counts["events"], self._progress)
-        self._info |= {"counts": counts, "left_out": self._left_out}
+        if self._track_features is not None:
+            self.info["features"] = features.write(
+                self._track_features,
+                self._work,
+                self._events.track_ids,
+                self._events.places,
+                progress=self._progress,
+            )
+        self.info |= {"counts": counts, "left_out": self._left_out}
+        if self.time_unit:
+            self.info["time_unit"] = self.time_unit
         if self._dropping:
-            self._info["dropped"] = self._dropped.counts
+            self.info["dropped"] = self._dropped.counts
             self._dropped.write(self._work / layout.DROPPED)
 
     def _sessions(self, bound: np.uint64, counts: dict[str, int]) -> Iterator[pa.Table]:
@@ -225,20 +284,34 @@ class SessionsWriter:
             wanted = self._num_sessions - counts["sessions"] if self._num_sessions else None
             if wanted == 0:
                 continue  # goes on only to delete the files
-            everything = grouping.group(table)
+            everything = grouping.group(table, self._newest_first)
             bad = self._bad(everything)
-            groups = grouping.without(everything, bad) if bad.any() else everything
+            good = grouping.without(everything, bad) if bad.any() else everything
+            refined = Refined(good, {})
+            if self._refine and len(good.sizes):
+                refined = self._refine(good)
+            groups = refined.groups
             pieces = grouping.cut(
-                groups, min_length=self._min_length, max_length=self._max_length, at_most=wanted
+                groups,
+                min_length=self._min_length,
+                max_length=self._max_length,
+                breaks=grouping.after_gaps(groups, self.gap),
+                at_most=wanted,
             )
+            last = None  # of the good sequences that count, if not all do
+            if len(pieces.lengths) == wanted:
+                last = refined.places[pieces.reached - 1]
             if bad.any():
-                if len(pieces.lengths) == wanted:  # what comes later does not count
-                    bad &= np.cumsum(~bad) < pieces.reached
+                if last is not None:  # what comes later does not count
+                    bad &= np.cumsum(~bad) <= last
                 self._dropped.add_sessions(everything, bad)
             self._check_names(pieces.made_ids)
             self._events.append(groups.table, pieces.kept)
             self._left_out["sessions"] += pieces.short_sessions
             self._left_out["events"] += pieces.short_events
+            for name, numbers in refined.left_out.items():
+                numbers = numbers if last is None else numbers[: last + 1]
+                self.leave_out(name, int(numbers.sum()))
             counts["sessions"] += len(pieces.lengths)
             counts["events"] += int(pieces.lengths.sum())
             yield pa.table([pieces.ids, pieces.lengths], schema=layout.SESSIONS_SCHEMA)
@@ -284,10 +357,10 @@ class SessionsWriter:
                 )
 
 
-def _given_up(file: Spool | Dropped) -> None:
+def _without_errors(close: Callable[[], None]) -> None:
     """Closes what is closed already, unless there was an error, of which one is enough."""
     with contextlib.suppress(OSError):
-        file.close()
+        close()
 
 
 def _only(kept: np.ndarray, table: pa.Table, *arrays: np.ndarray) -> tuple[Any, ...]:

@@ -98,7 +98,8 @@ def _data(facts: dict[str, Any], source: str, synthetic: bool) -> list[str]:
     if results:
         said.append(f"{results['sessions']:,} sessions on {results['tracks']:,} tracks")
     said.append(f"sessions of {data['min_length']} to {data['max_length']} tracks")
-    said.append(f"skipped means skip level {', '.join(map(str, data['skip_levels']))}")
+    if results.get("skipped_means"):
+        said.append(f"skipped means {results['skipped_means']}")
     lines = ["; ".join(said) + "."]
     if results:
         lines.append(f"Digest of the sessions: `{results['data']}`.")
@@ -113,8 +114,8 @@ def _quality(config: dict[str, Any], results: dict[str, Any]) -> list[str]:
     names = [metrics.canonical(name) for name in config["eval"]["metrics"]]
     names = [name for name in names if f"test/{name}" in results]
     lines = [
-        f"The last track of each session held out ({results['split']}), seed {results['seed']}, "
-        f"epoch {results['best_epoch']}; most popular in brackets:",
+        f"The last track of each test session held out ({results['split']}), seed "
+        f"{results['seed']}, epoch {results['best_epoch']}; most popular in brackets:",
         "",
         f"| metric | among {config['eval']['num_candidates']:,} sampled | among all tracks |",
         "|---|---|---|",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from skipjax.data.split import LeaveOneOut
+from skipjax.data.parts import Split
 from skipjax.errors import ConfigError
 from skipjax.ids import FIRST_TRACK_ID
 from skipjax.study.baselines import Baseline, best_first
@@ -12,7 +12,7 @@ from skipjax.study.baselines import Baseline, best_first
 
 def rank(
     baseline: Baseline,
-    split: LeaveOneOut,
+    split: Split,
     which: str,
     candidates: Callable[[np.ndarray], np.ndarray],
     *,
@@ -20,7 +20,7 @@ def rank(
     chunk_size: int = 1024,
     budget: int = 1 << 22,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ranks the held-out track of every session, 1 being best.
+    """Ranks the held-out track of every session of a part, 1 being best.
 
     Ties count against the target, and the target is left out of its own count by id. All real
     tracks are ranked, those already heard included. The result depends on neither `chunk_size`
@@ -30,15 +30,15 @@ def rank(
       baseline: made from `split`.
       split: the data.
       which: "valid" or "test".
-      candidates: rows [N] -> [N, C] tracks other than the target, as `evaluate.Candidates`.
+      candidates: sessions [N] -> [N, C] tracks other than the target, as `evaluate.Candidates`.
       k: how many recommended tracks to return.
       chunk_size: sessions at a time, at most.
       budget: scores at a time, of about 50 bytes each; a session that alone has more is taken
         alone.
 
     Returns:
-      Ranks [S] int32 among the candidates, ranks [S] int32 among all tracks, and the best tracks
-      [S, k] int32: by falling score, ties by lower id, and so by popularity where no score is left.
+      Ranks [N] int32 among the candidates, ranks [N] int32 among all tracks, and the best tracks
+      [N, k] int32: by falling score, ties by lower id, and so by popularity where no score is left.
 
     Raises:
       ConfigError: `k` is not from 1 to the number of tracks.
@@ -47,9 +47,9 @@ def rank(
     if not 1 <= k <= num_tracks:
         raise ConfigError(f"k is {k}; with {num_tracks} tracks it must be from 1 to {num_tracks}.")
     _, targets = split.held_out(which)
-    sampled = np.empty(split.num_sessions, np.int32)
-    full = np.empty(split.num_sessions, np.int32)
-    top = np.empty((split.num_sessions, k), np.int32)
+    sessions = split.parts[which].sessions
+    sampled, full = np.empty((2, len(targets)), np.int32)
+    top = np.empty((len(targets), k), np.int32)
     groups = baseline.groups(which)
     _, firsts, sizes = np.unique(groups, return_index=True, return_counts=True)
     members = np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
@@ -68,7 +68,8 @@ def rank(
                 # The target, itself as good as itself, stands for the 1 of the first rank.
                 as_good = len(values) - np.searchsorted(rising, own)
                 full[rows] = np.where(own > 0, as_good, num_tracks)
-                sampled[rows] = 1 + (score_of[candidates(rows)] >= own[:, None]).sum(axis=1)
+                drawn = candidates(sessions[rows])
+                sampled[rows] = 1 + (score_of[drawn] >= own[:, None]).sum(axis=1)
             score_of[tracks] = 0
     return sampled, full, top
 

@@ -1,8 +1,8 @@
 """Baselines that need no training: popularity, neighbouring tracks, neighbouring sessions, Markov.
 
 All learn from the training spans of the split alone and rank a held-out track given all tracks
-before it, as the models do. No held-out track or label moves what they learn: a session's
-validation track is read only as part of its own input to the test.
+before it, as the models do. No held-out track or label moves what they learn: under leave-one-out,
+a session's validation track is read only as part of its own input to the test.
 
 Scores are at least 0, and most are 0: a target that has none ties with every other track
 without one. Ties count against the target, as they do in the models, so it then ranks last; there
@@ -17,9 +17,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import sparse
 
-from skipjax.data.split import LeaveOneOut
+from skipjax.data.parts import Split
 from skipjax.errors import ConfigError
-from skipjax.ids import HELD_OUT
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +32,7 @@ class Baseline(abc.ABC):
         were not there. The input is read whole all the same, since part of its labels is held out.
     """
 
-    split: LeaveOneOut
+    split: Split
     _: dataclasses.KW_ONLY
     played_only: bool = False
 
@@ -42,23 +41,24 @@ class Baseline(abc.ABC):
         """[N, V], higher is better; what is stored is above 0, and 0 is the worst.
 
         Args:
-          rows: [N] sessions.
+          rows: [N] sessions of the part.
           which: "valid" or "test".
         """
 
     @abc.abstractmethod
     def groups(self, which: str) -> np.ndarray:
-        """[S] int; sessions with the same number have the same scores."""
+        """[N] int; sessions of the part with the same number have the same scores."""
 
     @abc.abstractmethod
     def costs(self, which: str) -> np.ndarray:
-        """[S] at most how many numbers `scores` keeps at once for each session."""
+        """[N] at most how many numbers `scores` keeps at once for each session of the part."""
 
     @functools.cached_property
     def _training(self) -> tuple[np.ndarray, np.ndarray]:
         """The session and the track of every event that may be learnt from, in order."""
         split = self.split
-        sessions, events = _events(split.starts, split.lengths - HELD_OUT)
+        sessions, events = _events(*split.spans("train"))
+        sessions = split.parts["train"].sessions[sessions]
         if self.played_only:
             played = ~split.skipped[events]
             sessions, events = sessions[played], events[played]
@@ -84,9 +84,13 @@ class Baseline(abc.ABC):
         return self._spans.T.tocsr()
 
     def _last(self, which: str) -> np.ndarray:
-        """[S] the track just before the one that is asked for."""
-        lengths, _ = self.split.held_out(which)
-        return self.split.tracks[self.split.starts + lengths - 1]
+        """[N] the track just before the one that is asked for."""
+        starts, lengths = self.split.spans(which)
+        return self.split.tracks[starts + lengths - 1]
+
+    def _size(self, which: str) -> int:
+        """N, the sessions of the part."""
+        return len(self.split.parts[which].sessions)
 
 
 class MostPopular(Baseline):
@@ -102,10 +106,10 @@ class MostPopular(Baseline):
         return once[np.zeros(len(rows), np.int64)]
 
     def groups(self, which: str) -> np.ndarray:
-        return np.zeros(self.split.num_sessions, np.int64)
+        return np.zeros(self._size(which), np.int64)
 
     def costs(self, which: str) -> np.ndarray:
-        return np.full(self.split.num_sessions, self.split.num_ids)
+        return np.full(self._size(which), self.split.num_ids)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,9 +125,9 @@ class ItemKNN(Baseline):
     (Session-Based Recommendations with Recurrent Neural Networks), as Ludewig & Jannach 2018 have
     it, too.
 
-    In the validation, the last track lies in the session's own training span, so tracks already
-    heard gain by that one session, and a new one never does. In the test this is so only where the
-    last track had been heard before.
+    Under leave-one-out, in the validation, the last track lies in the session's own training span,
+    so tracks already heard gain by that one session, and a new one never does. In the test this is
+    so only where the last track had been heard before.
 
     Attributes:
       regularisation: λ, at least 0.
@@ -185,25 +189,26 @@ class SessionKNN(Baseline):
 
     def scores(self, rows: np.ndarray, which: str) -> sparse.csr_array:
         split = self.split
-        lengths, _ = split.held_out(which)
-        asking, events = _events(split.starts[rows], lengths[rows])
+        starts, lengths = split.spans(which)
+        own = self._place[split.parts[which].sessions[rows]]
+        asking, events = _events(starts[rows], lengths[rows])
         inputs = _containing(asking, split.tracks[events], (len(rows), split.num_ids))
         both = inputs @ self._spans_with
         sizes, asking = np.diff(self._spans.indptr), _rows(both)
         values = _cosines(both.data, np.diff(inputs.indptr)[asking], sizes[both.indices])
-        values[both.indices == self._place[rows][asking]] = 0
+        values[both.indices == own[asking]] = 0
         # Best first, and the product adds in that order: tracks whose neighbours are as near as one
         # another get the same sum to the last bit, so ties are ties.
         return _best_of_rows(values, both, self.neighbours) @ self._spans
 
     def groups(self, which: str) -> np.ndarray:
-        return np.arange(self.split.num_sessions)
+        return np.arange(self._size(which))
 
     def costs(self, which: str) -> np.ndarray:
         split = self.split
-        asking, events = _events(split.starts, split.held_out(which)[0])
+        asking, events = _events(*split.spans(which))
         spans_with = np.diff(self._spans_with.indptr)[split.tracks[events]]
-        near = np.bincount(asking, spans_with, split.num_sessions).astype(np.int64)
+        near = np.bincount(asking, spans_with, self._size(which)).astype(np.int64)
         longest = np.diff(self._spans.indptr).max()
         return np.maximum(near, np.minimum(near, self.neighbours) * longest)
 
@@ -240,7 +245,7 @@ class Markov(Baseline):
         return np.diff(self._following.indptr)[self._last(which)].astype(np.int64)
 
 
-BASELINES: dict[str, tuple[str, Callable[[LeaveOneOut], Baseline]]] = {
+BASELINES: dict[str, tuple[str, Callable[[Split], Baseline]]] = {
     "most_popular": ("most popular", MostPopular),
     "item_knn": ("item-kNN", ItemKNN),
     "session_knn": ("session-kNN", SessionKNN),

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
+from skipjax.data.layout import FEEDBACK
+from skipjax.data.parts import Split
 from skipjax.data.sessions import Sessions
-from skipjax.data.split import LeaveOneOut
 from skipjax.errors import CheckpointError
 from skipjax.ids import FIRST_TRACK_ID
 from skipjax.study.measures import Facts, Outcome
@@ -20,26 +21,29 @@ from skipjax.study.tuning import SELECTION
 _COLUMNS = ["session_id", "rank_sampled", "rank_full", "top"]  # of a run's sessions.parquet
 
 
-def facts_of(sessions: Sessions, split: LeaveOneOut) -> Facts:
+def facts_of(sessions: Sessions, split: Split) -> Facts:
     """What is known of the test sessions, whatever is trained."""
-    lengths, targets = split.held_out("test")
-    events = split.starts + lengths
+    starts, lengths = split.spans("test")
+    _, targets = split.held_out("test")
+    events = starts + lengths
     skips = np.concatenate([[0], np.cumsum(split.skipped)])
+    logged = events if split.source_events is None else split.source_events[events]
     context = {
-        name: np.array(sessions.context[name].take(pa.array(events)).to_pylist(), object)
+        name: np.array(sessions.context[name].take(pa.array(logged)).to_pylist(), object)
         for name in sessions.context.column_names
+        if name not in FEEDBACK  # which is what came of the target, not where it was heard
     }
     return Facts(
         target_skipped=split.skipped[events],
         popularity=split.train_counts[targets],
         position=lengths.astype(np.int32),
-        skips_before=(skips[events] - skips[split.starts]).astype(np.int32),
+        skips_before=(skips[events] - skips[starts]).astype(np.int32),
         context=context,
     )
 
 
 def outcome_of_runs(
-    key: str, seeds: Sequence[int], workdirs: Sequence[Path], split: LeaveOneOut
+    key: str, seeds: Sequence[int], workdirs: Sequence[Path], split: Split
 ) -> Outcome:
     """Of an arm whose runs with `seeds` are in `workdirs`.
 
@@ -56,19 +60,19 @@ def outcome_of_runs(
                 f"{path} cannot be read ({str(error).splitlines()[0]}); remove {workdir}, and it "
                 "is run again."
             ) from None
-        if not table["session_id"].combine_chunks().equals(split.session_ids):
+        if not table["session_id"].combine_chunks().equals(split.ids_of("test")):
             raise CheckpointError(f"{path} is of other sessions; remove {workdir}.")
         top = pc.index_in(pc.list_flatten(table["top"]), value_set=split.track_ids)
         top = top.combine_chunks().to_numpy(zero_copy_only=False).astype(np.int32) + FIRST_TRACK_ID
         ranks = (table[name].to_numpy() for name in ("rank_sampled", "rank_full"))
-        found.append((*ranks, top.reshape(split.num_sessions, -1)))
+        found.append((*ranks, top.reshape(len(table), -1)))
     return outcome_of(key, tuple(seeds), split, *map(np.stack, zip(*found, strict=True)))
 
 
 def outcome_of(
     key: str,
     seeds: tuple[int, ...],
-    split: LeaveOneOut,
+    split: Split,
     sampled: np.ndarray,
     full: np.ndarray,
     top: np.ndarray,

@@ -109,6 +109,8 @@ def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict
             "source": config.data.source,
             "synthetic": config.data.source == "demo",
             "digest": split.digest,
+            "split": split.name,
+            "skipped_means": split.skipped_means,
             "command": plan.command,
             "environment": begun["environment"],
             "tuning": tuning,
@@ -118,7 +120,7 @@ def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict
         found = summary.summarise(facts, outcomes, described, about)
         _, targets = split.held_out("test")
         targets = split.track_ids.take(pa.array(targets - FIRST_TRACK_ID))
-        table = summary.sessions_table(split.session_ids, targets, facts, outcomes)
+        table = summary.sessions_table(split.ids_of("test"), targets, facts, outcomes)
         _write(plan.workdir, found, table)
     return found
 

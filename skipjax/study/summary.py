@@ -37,8 +37,8 @@ def summarise(
       outcomes: of the arms, in any order.
       arms: key, label, group, against (a key or None), settings and curves of each, in the order to
         show them.
-      about: name, source, synthetic, digest, command, environment and tuning; what is missing is
-        left out.
+      about: name, source, synthetic, digest, split, skipped_means, command, environment and
+        tuning; what is missing is left out.
       resamples: of the comparisons.
       seed: of the same.
 
@@ -60,6 +60,7 @@ def summarise(
         "sessions": facts.num_sessions,
         "tracks": outcomes[0].num_tracks,
         "skipped_targets": facts.target_skipped.mean(),
+        "cold_targets": (facts.popularity == 0).mean(),
         "family": _family(comparisons),
         "arms": [
             {
@@ -96,7 +97,7 @@ def sessions_table(
     """One row for each session, arm and seed, for whoever wants to compute something else.
 
     Args:
-      session_ids: [S], in the order of the split.
+      session_ids: [S], of the test in the order of the split.
       targets: [S] ids of the targets, best as in the source.
       facts: of the sessions.
       outcomes: of the arms.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skipjax.errors import DataError
+from skipjax.ids import LEAVE_ONE_OUT
 from skipjax.study.statistics import SIGNIFICANT
 
 CUTOFFS = (1, 5, 10, 20)
@@ -262,4 +263,10 @@ def data_text(study: Mapping[str, Any]) -> str:
     share = finite(study.get("skipped_targets"))
     if share is not None:
         parts.append(f"{100 * share:.1f} % of the test targets were skipped")
+    if study.get("skipped_means"):
+        parts.append(f"skipped means {plain(study['skipped_means'])}")
+    if study.get("split", LEAVE_ONE_OUT) != LEAVE_ONE_OUT:
+        parts.append(f"split {plain(study['split'])}")
+    if finite(study.get("cold_targets")):
+        parts.append(f"{100 * study['cold_targets']:.1f} % of the targets never seen in training")
     return ", ".join(parts)

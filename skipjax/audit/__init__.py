@@ -1,0 +1,1 @@
+"""What a folder of sessions hides, in plain sentences, before anything is trained on it."""

@@ -1,0 +1,184 @@
+"""Reads play logs in the form of the Last.fm-1K data set: who played what when, and nothing else.
+
+Tab-separated, without a header: user, time (ISO 8601), artist id, artist, track id, track. What was
+skipped is not logged, but a play that the next one follows much sooner than others of its track
+was; so the time to the next play is kept.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from skipjax.data import fields, layout
+from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, ahead, noting, read_csv
+from skipjax.data.columns import context_name
+from skipjax.data.grouping import Groups, Refined
+from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members, position
+from skipjax.data.sessions import Sessions
+from skipjax.data.writer import SessionsWriter
+
+GAP_MINUTES = 30.0
+COLUMNS = ("userid", "timestamp", "artid", "artname", "traid", "traname")
+_TYPES = {
+    "userid": REPEATED_TEXT,
+    "timestamp": TEXT,
+    "artname": REPEATED_TEXT,
+    "traid": REPEATED_TEXT,
+    "traname": REPEATED_TEXT,
+}
+_SUFFIXES = (".tsv", ".tsv.gz")
+_LEAVE_OUT = ("userid-profile",)  # who the users are, which lies beside the log
+_FORM = "a date and time with a zone"
+_PER_SECOND = layout.UNITS_PER_SECOND["ns"]
+_LONGEST_GAP = 86_400  # seconds
+
+
+def prepare(
+    sources: Sources,
+    out: str | os.PathLike,
+    *,
+    num_sessions: int = 0,
+    min_length: int = 4,
+    max_length: int = 20,
+    gap_minutes: float = GAP_MINUTES,
+    on_bad_session: str = "error",
+    progress: Progress | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Sessions:
+    """Prepares a log in the form of Last.fm-1K as a folder of sessions, and opens it.
+
+    A track is known by its id or, where that is empty, as `artist — title`, with each run of white
+    space as one space; plays with neither id nor title are left out and counted. Files have the
+    newest play first, so of plays at the same second the one further down was first.
+
+    Args:
+      sources: a path or several: TSV files, gzipped or not; tars of them; folders; glob patterns.
+      out: the new folder.
+      num_sessions: keep so many sessions, those of users drawn uniformly; 0 keeps all.
+      min_length: leave out shorter sessions and remainders.
+      max_length: cut longer sessions.
+      gap_minutes: begin a new session after such a pause; 0 never does.
+      on_bad_session: "error", or "drop" to leave out users with a value that cannot be used; they
+        are counted and listed.
+      progress: called with bytes done, bytes in all, and what is being done.
+      block_bytes: how much to read at a time; changes nothing in the result.
+
+    Raises:
+      DataError: a file, row or value that cannot be used (with "drop", only what concerns a whole
+        file); nothing is left behind.
+      OutputError: `out` exists already or cannot be written.
+    """
+    with SessionsWriter(
+        out,
+        source="lastfm",
+        feedback=("next_gap_seconds",),
+        time_unit="ns",
+        gap_minutes=gap_minutes,
+        newest_first=True,
+        refine=with_next_gaps,
+        min_length=min_length,
+        max_length=max_length,
+        num_sessions=num_sessions,
+        on_bad_session=on_bad_session,
+        progress=progress,
+    ) as writer:
+        writer.info["inferred"] = True
+        untitled = 0
+        for block in read(
+            sources, on_bad_session=on_bad_session, progress=progress, block_bytes=block_bytes
+        ):
+            untitled += int(pc.sum(pc.invert(block.table["kept"])).as_py() or 0)
+            writer.add(block)
+        writer.leave_out("plays without a track", untitled)
+    return Sessions.open(out)
+
+
+def files(sources: Sources) -> list[Path]:
+    """The files that `prepare` would read."""
+    return find(sources, (*_SUFFIXES, *TAR_SUFFIXES), leave_out=_LEAVE_OUT)
+
+
+def read(
+    sources: Sources,
+    *,
+    on_bad_session: str = "error",
+    progress: Progress | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[Block]:
+    """Yields the rows of files, checked, as `SessionsWriter.add` takes them."""
+    paths = files(sources)
+    total = sum(path.stat().st_size for path in paths)
+    for block, done in ahead(_blocks(paths, block_bytes)):
+        yield _parsed(noting(block, on_bad_session))
+        if progress:
+            progress(done, total, "reading")
+
+
+def _blocks(paths: list[Path], block_bytes: int) -> Iterator[tuple[Block, int]]:
+    before = 0
+    for path in paths:
+        for name, stream, raw in members(path, _SUFFIXES, leave_out=_LEAVE_OUT):
+            for block in read_csv(
+                stream, name, _TYPES, delimiter="\t", header=COLUMNS, block_bytes=block_bytes
+            ):
+                yield block, before + position(raw)
+        before += path.stat().st_size
+
+
+def _parsed(block: Block) -> Block:
+    tracks, kept = _tracks(block.table)
+    index = block.table.schema.get_field_index("traid")
+    block = dataclasses.replace(block, table=block.table.set_column(index, "traid", tracks))
+    order = fields.times(block, "timestamp", _FORM)
+    rows = block.table.num_rows
+    table = {
+        "session_id": fields.ids(block, "userid"),
+        "track_id": fields.ids(block, "traid"),
+        "order": order,
+        "level": np.zeros(rows, np.int8),
+        "kept": kept,
+        "time": order,
+        "next_gap_seconds": np.zeros(rows, np.int32),  # known once a user's plays are sorted
+    }
+    return dataclasses.replace(block, table=pa.table(table))
+
+
+def _tracks(table: pa.Table) -> tuple[pa.Array, np.ndarray]:
+    """What each row's track is known by, and [rows] bool, whether there is anything."""
+    ids = table["traid"].combine_chunks()
+    empty = pc.equal(ids.dictionary, "").to_numpy(zero_copy_only=False)[ids.indices.to_numpy()]
+    kept = np.ones(len(ids), bool)
+    rows = np.flatnonzero(empty)
+    if not rows.size:
+        return ids, kept
+    artists, titles = (
+        _spaced(table[name].combine_chunks().take(pa.array(rows))) for name in COLUMNS[3::2]
+    )
+    kept[rows] = pc.not_equal(titles, "").to_numpy(zero_copy_only=False)
+    names = _spaced(pc.binary_join_element_wise(artists, titles, " — "))
+    texts = pc.if_else(pa.array(kept[rows]), names, "-")
+    return pc.replace_with_mask(ids.dictionary_decode(), pa.array(empty), texts), kept
+
+
+def _spaced(texts: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary_decode()
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, r"[\s\v\pZ]+", " "))
+
+
+def with_next_gaps(groups: Groups) -> Refined:
+    """Sorted plays, each with the seconds to the user's next one."""
+    order = groups.table["order"].to_numpy().view(np.uint64)  # no difference overflows
+    gaps = np.full(len(order), -1, np.int32)
+    seconds = (order[1:] - order[:-1]) // np.uint64(_PER_SECOND)
+    gaps[:-1] = np.minimum(seconds, _LONGEST_GAP)
+    gaps[groups.starts + groups.sizes - 1] = -1
+    name = context_name("next_gap_seconds")
+    index = groups.table.schema.get_field_index(name)
+    table = groups.table.set_column(index, name, pa.array(gaps))
+    return Refined(dataclasses.replace(groups, table=table), {})

@@ -1,0 +1,195 @@
+"""MSSD's track features beside the tracks of its logs."""
+
+import gzip
+import io
+import os
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from skipjax.cli.main import main
+from skipjax.data import demo, layout, mssd
+from skipjax.data.sessions import Sessions
+from skipjax.errors import DataError
+
+COLUMNS = [
+    "track_id",
+    "duration",
+    "release_year",
+    "us_popularity_estimate",
+    "acousticness",
+    "beat_strength",
+    "bounciness",
+    "danceability",
+    "dyn_range_mean",
+    "energy",
+    "flatness",
+    "instrumentalness",
+    "key",
+    "liveness",
+    "loudness",
+    "mechanism",
+    "mode",
+    "organism",
+    "speechiness",
+    "tempo",
+    "time_signature",
+    "valence",
+    *(f"acoustic_vector_{i}" for i in range(8)),
+]
+WHOLE = {"release_year": 1950, "key": 0, "time_signature": 1}
+
+
+@pytest.fixture(autouse=True)
+def not_synced(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logs")
+    demo.write_logs(folder / "logs", num_sessions=60, num_tracks=200)
+    return folder / "logs", mssd.prepare(folder / "logs", folder / "plain")
+
+
+def feature_rows(track_ids, seed=0):
+    """Rows as {column: text}, with values as long as those that are published."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for track_id in track_ids:
+        row = {name: repr(float(np.float32(rng.normal()))) for name in COLUMNS}
+        row |= {name: str(low + int(rng.integers(12))) for name, low in WHOLE.items()}
+        row |= {"track_id": track_id, "mode": str(rng.choice(["major", "minor"]))}
+        row["dyn_range_mean"] = "1e-05"
+        rows.append(row)
+    return rows
+
+
+def as_csv(rows, columns=COLUMNS):
+    lines = [columns, *([row[name] for name in columns] for row in rows)]
+    return "".join(",".join(line) + "\n" for line in lines).encode()
+
+
+def expected(track_ids, rows):
+    """The table as Python values."""
+    known = {row["track_id"]: row for row in rows}
+    convert = dict.fromkeys(COLUMNS, lambda text: float(np.float32(text)))
+    convert |= dict.fromkeys(WHOLE, int) | {"mode": str, "track_id": str}
+    nothing = dict.fromkeys(COLUMNS)
+    return [
+        {n: convert[n](t) for n, t in known[i].items()} if i in known else nothing | {"track_id": i}
+        for i in track_ids
+    ]
+
+
+def test_a_row_for_each_track(logs, tmp_path, capsys):
+    """Nulls where nothing is known; other tracks are counted; nothing else changes."""
+    folder, plain = logs
+    tracks = plain.track_ids.to_pylist()
+    rows = feature_rows([*tracks[::2][::-1], "t_other", "t_more"])
+    data = tmp_path / "track_features"
+    data.mkdir()
+    (data / "tf_000000000000.csv").write_bytes(as_csv(rows[:40]))
+    (data / "tf_000000000001.csv").write_bytes(as_csv(rows[40:]))
+    (data / "notes.csv").write_text("not,of,these\n")
+    out = tmp_path / "out"
+    assert main(["prepare", "mssd", str(folder), "--features", str(data), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    known = len(tracks[::2])
+    assert f"Features: of {known} of {len(tracks)} tracks; 2 rows are of other tracks.\n" in said
+    sessions = Sessions.open(out)
+    assert sessions.info["features"] == {"tracks": known, "others": 2}
+    assert sessions.digest == plain.digest
+    assert sessions.features.column_names == COLUMNS
+    assert sessions.features.to_pylist() == expected(tracks, rows)
+    assert plain.features is None
+
+
+def packed(path, members):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_the_same_however_they_are_packed_and_read(logs, tmp_path):
+    folder, plain = logs
+    rows = feature_rows(plain.track_ids.to_pylist()[1:])
+    data, tables = as_csv(rows), []
+    plain_file = tmp_path / "tf_0.csv"
+    plain_file.write_bytes(data)
+    packed_file = tmp_path / "tf_1.csv.gz"
+    packed_file.write_bytes(gzip.compress(data))
+    turned = tmp_path / "tf_2.csv"
+    turned.write_bytes(as_csv(rows[::-1], COLUMNS[::-1]))
+    other = "x/log_0.csv"
+    tar = packed(tmp_path / "track_features.tar.gz", {other: b"a\n", "x/tf_0.csv": data})
+    for number, given in enumerate((plain_file, packed_file, turned, tar)):
+        out = tmp_path / str(number)
+        tables.append(mssd.prepare(folder, out, track_features=given).features)
+    assert tables[0].to_pylist() == expected(plain.track_ids.to_pylist(), rows)
+    assert all(table.equals(tables[0]) for table in tables)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("track_id", "", "column track_id: '' is not an id"),
+        ("track_id", None, "is not a track that was not there before"),
+        ("duration", "", "column duration: '' is not a number from -1e+30 to 1e+30"),
+        ("energy", "nan", "column energy: 'nan' is not a number"),
+        ("tempo", "fast", "column tempo: 'fast' is not a number"),
+        ("key", "1.5", "column key: '1.5' is not a whole number from 0 to 9999"),
+        ("mode", "dorian", "column mode: 'dorian' is not major or minor"),
+    ],
+)
+def test_a_bad_value_is_named(logs, tmp_path, capsys, column, value, says):
+    folder, plain = logs
+    rows = feature_rows(plain.track_ids.to_pylist())
+    rows[7][column] = rows[3][column] if value is None else value
+    path = tmp_path / "tf_0.csv"
+    path.write_bytes(as_csv(rows))
+    for policy in ("error", "drop"):
+        command = ["prepare", "mssd", str(folder), "--features", str(path)]
+        command += ["--out", str(tmp_path / "out"), f"--on_bad_session={policy}"]
+        assert main(command) == 65
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "tf_0.csv row 9, " in err
+        assert says in err
+        assert "leave out" not in err
+        assert os.listdir(tmp_path) == ["tf_0.csv"]
+
+
+def test_what_is_wrong_is_said_before_the_logs_are_read(logs, tmp_path, monkeypatch):
+    def unread(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(mssd, "read", unread)
+    (tmp_path / "log_0.csv").write_text("x\n")
+    with pytest.raises(DataError, match=r"has no tf_\* or track_features\* file; it holds log_0"):
+        mssd.prepare(logs[0], tmp_path / "out", track_features=tmp_path)
+    with pytest.raises(DataError, match="no such file or folder"):
+        mssd.prepare(logs[0], tmp_path / "out", track_features=tmp_path / "none")
+
+
+def test_damage_is_found(logs, tmp_path):
+    folder, plain = logs
+    path = tmp_path / "tf_0.csv"
+    path.write_bytes(as_csv(feature_rows(plain.track_ids.to_pylist())))
+    out = tmp_path / "out"
+    sessions = mssd.prepare(folder, out, track_features=path)
+    file = out / layout.FEATURES
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=layout.FEATURES):
+        Sessions.open(out)
+    with pytest.raises(DataError, match=f"{layout.FEATURES} cannot be read"):
+        _ = sessions.features
+    layout.write_batches(file, pa.schema({"a": pa.int8()}), [])
+    with pytest.raises(DataError, match=r"has 0 rows for \d+ tracks; prepare the data again"):
+        _ = sessions.features
