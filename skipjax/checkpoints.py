@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,7 +295,8 @@ def silence_failed_writes() -> None:
     """From here on, a failed write is told by OutputError alone.
 
     orbax would log its traceback, and threads of it and of tensorstore those of what follows, such
-    as that their event loop is closed. For programs; a library must not change a process that much.
+    as that their event loop is closed, or that what was to be written next never was. For
+    programs; a library must not change a process that much.
     """
     raised, unraisable = sys.excepthook, sys.unraisablehook
 
@@ -310,6 +312,7 @@ def silence_failed_writes() -> None:
             unraisable(what)
 
     sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     absl.logging.set_verbosity(absl.logging.FATAL)
 

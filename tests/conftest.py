@@ -105,6 +105,23 @@ _steps = {}
 
 
 @pytest.fixture
+def trains_here(monkeypatch):
+    """Studies train in the test's own process: processes have tests of their own."""
+    from skipjax import train
+    from skipjax.study import study
+    from skipjax.workdir import finished
+
+    def run_all(runs, **_):
+        return [
+            finished(run.config, run.workdir) or train.train_and_evaluate(run.config, run.workdir)
+            for run in runs
+        ]
+
+    monkeypatch.setattr(study, "run_all", run_all)
+    monkeypatch.setattr("skipjax.cli.study._at_a_time", lambda: (1, ()))  # asks another process
+
+
+@pytest.fixture
 def tally(record_property):
     """Called with a promise, how many faults were tried against it, and how many broke it."""
 

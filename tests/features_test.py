@@ -8,38 +8,12 @@ import tarfile
 import numpy as np
 import pyarrow as pa
 import pytest
+from logs import FEATURES, WHOLE_FEATURES, feature_rows, features_csv
 
 from skipjax.cli.main import main
 from skipjax.data import demo, layout, mssd
 from skipjax.data.sessions import Sessions
 from skipjax.errors import DataError
-
-COLUMNS = [
-    "track_id",
-    "duration",
-    "release_year",
-    "us_popularity_estimate",
-    "acousticness",
-    "beat_strength",
-    "bounciness",
-    "danceability",
-    "dyn_range_mean",
-    "energy",
-    "flatness",
-    "instrumentalness",
-    "key",
-    "liveness",
-    "loudness",
-    "mechanism",
-    "mode",
-    "organism",
-    "speechiness",
-    "tempo",
-    "time_signature",
-    "valence",
-    *(f"acoustic_vector_{i}" for i in range(8)),
-]
-WHOLE = {"release_year": 1950, "key": 0, "time_signature": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -54,30 +28,12 @@ def logs(tmp_path_factory):
     return folder / "logs", mssd.prepare(folder / "logs", folder / "plain")
 
 
-def feature_rows(track_ids, seed=0):
-    """Rows as {column: text}, with values as long as those that are published."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for track_id in track_ids:
-        row = {name: repr(float(np.float32(rng.normal()))) for name in COLUMNS}
-        row |= {name: str(low + int(rng.integers(12))) for name, low in WHOLE.items()}
-        row |= {"track_id": track_id, "mode": str(rng.choice(["major", "minor"]))}
-        row["dyn_range_mean"] = "1e-05"
-        rows.append(row)
-    return rows
-
-
-def as_csv(rows, columns=COLUMNS):
-    lines = [columns, *([row[name] for name in columns] for row in rows)]
-    return "".join(",".join(line) + "\n" for line in lines).encode()
-
-
 def expected(track_ids, rows):
     """The table as Python values."""
     known = {row["track_id"]: row for row in rows}
-    convert = dict.fromkeys(COLUMNS, lambda text: float(np.float32(text)))
-    convert |= dict.fromkeys(WHOLE, int) | {"mode": str, "track_id": str}
-    nothing = dict.fromkeys(COLUMNS)
+    convert = dict.fromkeys(FEATURES, lambda text: float(np.float32(text)))
+    convert |= dict.fromkeys(WHOLE_FEATURES, int) | {"mode": str, "track_id": str}
+    nothing = dict.fromkeys(FEATURES)
     return [
         {n: convert[n](t) for n, t in known[i].items()} if i in known else nothing | {"track_id": i}
         for i in track_ids
@@ -91,8 +47,8 @@ def test_a_row_for_each_track(logs, tmp_path, capsys):
     rows = feature_rows([*tracks[::2][::-1], "t_other", "t_more"])
     data = tmp_path / "track_features"
     data.mkdir()
-    (data / "tf_000000000000.csv").write_bytes(as_csv(rows[:40]))
-    (data / "tf_000000000001.csv").write_bytes(as_csv(rows[40:]))
+    (data / "tf_000000000000.csv").write_bytes(features_csv(rows[:40]))
+    (data / "tf_000000000001.csv").write_bytes(features_csv(rows[40:]))
     (data / "notes.csv").write_text("not,of,these\n")
     out = tmp_path / "out"
     assert main(["prepare", "mssd", str(folder), "--features", str(data), "--out", str(out)]) == 0
@@ -102,7 +58,7 @@ def test_a_row_for_each_track(logs, tmp_path, capsys):
     sessions = Sessions.open(out)
     assert sessions.info["features"] == {"tracks": known, "others": 2}
     assert sessions.digest == plain.digest
-    assert sessions.features.column_names == COLUMNS
+    assert sessions.features.column_names == FEATURES
     assert sessions.features.to_pylist() == expected(tracks, rows)
     assert plain.features is None
 
@@ -119,13 +75,13 @@ def packed(path, members):
 def test_the_same_however_they_are_packed_and_read(logs, tmp_path):
     folder, plain = logs
     rows = feature_rows(plain.track_ids.to_pylist()[1:])
-    data, tables = as_csv(rows), []
+    data, tables = features_csv(rows), []
     plain_file = tmp_path / "tf_0.csv"
     plain_file.write_bytes(data)
     packed_file = tmp_path / "tf_1.csv.gz"
     packed_file.write_bytes(gzip.compress(data))
     turned = tmp_path / "tf_2.csv"
-    turned.write_bytes(as_csv(rows[::-1], COLUMNS[::-1]))
+    turned.write_bytes(features_csv(rows[::-1], FEATURES[::-1]))
     other = "x/log_0.csv"
     tar = packed(tmp_path / "track_features.tar.gz", {other: b"a\n", "x/tf_0.csv": data})
     for number, given in enumerate((plain_file, packed_file, turned, tar)):
@@ -152,7 +108,7 @@ def test_a_bad_value_is_named(logs, tmp_path, capsys, column, value, says):
     rows = feature_rows(plain.track_ids.to_pylist())
     rows[7][column] = rows[3][column] if value is None else value
     path = tmp_path / "tf_0.csv"
-    path.write_bytes(as_csv(rows))
+    path.write_bytes(features_csv(rows))
     for policy in ("error", "drop"):
         command = ["prepare", "mssd", str(folder), "--features", str(path)]
         command += ["--out", str(tmp_path / "out"), f"--on_bad_session={policy}"]
@@ -180,7 +136,7 @@ def test_what_is_wrong_is_said_before_the_logs_are_read(logs, tmp_path, monkeypa
 def test_damage_is_found(logs, tmp_path):
     folder, plain = logs
     path = tmp_path / "tf_0.csv"
-    path.write_bytes(as_csv(feature_rows(plain.track_ids.to_pylist())))
+    path.write_bytes(features_csv(feature_rows(plain.track_ids.to_pylist())))
     out = tmp_path / "out"
     sessions = mssd.prepare(folder, out, track_features=path)
     file = out / layout.FEATURES

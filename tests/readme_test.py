@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import logs
 import pytest
+
+from skipjax.cli import prepare
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,6 +60,7 @@ def commands():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_start")
 def test_each_command_runs(tmp_path):
     """As it stands, on small inputs of the names it mentions, and for one epoch."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -69,10 +73,15 @@ def test_each_command_runs(tmp_path):
         )
         assert done.returncode == 0, (command, done.stderr)
 
-    skipjax = [sys.executable, "-m", "skipjax"]
-    run([*skipjax, "demo", "--out", "training_set", "--sessions=90", "--tracks=200"])
-    rows = [f"u{s},t{(s * 7 + i) % 90},{i},{(s + i) % 2}" for s in range(30) for i in range(9)]
-    (tmp_path / "plays.csv").write_text("\n".join(["user,track,time,skipped", *rows, ""]))
+    plays, mine = logs.listening(tracks=80), logs.listening(listeners=1)
+    logs.put_mssd(tmp_path / "training_set", plays)
+    logs.put_features(tmp_path / "track_features", plays)
+    logs.put_yambda(tmp_path / "flat" / "50m", plays)
+    logs.put_lastfm(tmp_path / "lastfm-dataset-1K.tar.gz", plays)
+    logs.put_spotify(tmp_path / "my data" / "Spotify Extended Streaming History", mine)
+    logs.put_inter(tmp_path / "ml-100k.inter", plays)
+    logs.put_ratings(tmp_path / "ratings.csv", plays)
+    logs.put_plays(tmp_path / "plays.csv", plays)
     (heard,) = re.findall(r"^cat > heard.csv <<'END'\n(.*?)^END$", README, re.DOTALL | re.MULTILINE)
     (tmp_path / "heard.csv").write_text(heard)
     # What the README begins with, shorter: other commands, and the code, use what it leaves.
@@ -80,7 +89,7 @@ def test_each_command_runs(tmp_path):
     use, _ = blocks("python")
     run([sys.executable, "-c", use])
     found = list(commands())
-    assert len(found) >= 4
+    assert set(re.findall("skipjax prepare ([a-z]+)", "\n".join(found))) == set(prepare.KINDS)
     for line in found:
         words = shlex.split(line)
         small = [more for command, more in SMALL.items() if f"python {command} " in line]

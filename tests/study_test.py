@@ -16,16 +16,13 @@ import pytest
 from conftest import make_sessions, random_listening
 from pyarrow import parquet
 
-from skipjax import train
 from skipjax.cli import main as cli
 from skipjax.cli.study import _overrides
 from skipjax.data.split import leave_one_out, split_as
 from skipjax.errors import ConfigError, DataError
-from skipjax.study import study
 from skipjax.study.arms import arms_of, chosen, configured
 from skipjax.study.outcomes import curve_of_run, facts_of
 from skipjax.study.tuning import SELECTION, tune
-from skipjax.workdir import finished
 
 ROOT = Path(__file__).parent.parent
 FILES = ("study.json", "study.md", "report.html", "sessions.parquet")
@@ -206,16 +203,8 @@ SMALL = ("--arms=causal_track", "--config.study.learning_rates=(0.001,0.003)")
 
 
 @pytest.fixture
-def in_process(capsys, monkeypatch):
-    """Calls a study's command here, and trains here, too: processes have tests of their own."""
-
-    def run_all(runs, **_):
-        return [
-            finished(run.config, run.workdir) or train.train_and_evaluate(run.config, run.workdir)
-            for run in runs
-        ]
-
-    monkeypatch.setattr(study, "run_all", run_all)
+def in_process(capsys, monkeypatch, trains_here):
+    """Calls a study's command here."""
     monkeypatch.chdir(ROOT)
 
     def call(workdir, *more):
