@@ -253,7 +253,7 @@ class _Run:
         results: dict[str, Any] = {
             "name": config.name,
             "source": config.data.source,
-            "synthetic": config.data.source == "demo",
+            "synthetic": self.split.synthetic,
             "seed": config.seed,
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
@@ -317,7 +317,7 @@ def _num_steps(config: Any, split: Split) -> int:
 
 
 def _facts(split: Split, config: Any) -> str:
-    label = " (synthetic)" if config.data.source == "demo" else ""
+    label = " (synthetic)" if split.synthetic else ""
     lines = [
         f"{config.name} on {config.data.source}{label}: {split.num_sessions:,} sessions, "
         f"{split.num_ids - FIRST_TRACK_ID:,} tracks; "

@@ -186,6 +186,7 @@ def test_from_logs_to_the_table_of_a_study(source, tmp_path, capsys):
     assert (results["data"], results["split"]) == (sessions.digest, "leave-one-out")
     assert results["skipped_means"] == source.means
     assert results["sessions"] == sessions.num_sessions
+    assert results["synthetic"] is False
 
     workdir = tmp_path / "study"
     command = ["study", "--config=configs/table1.py", "--quick", "--seeds=1", "--arms=causal_track"]

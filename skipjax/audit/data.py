@@ -102,7 +102,7 @@ class Data:
 
     @property
     def synthetic(self) -> bool:
-        return "demo" in self.sessions.info.get("options", {})
+        return self.sessions.synthetic
 
     @property
     def has_times(self) -> bool:

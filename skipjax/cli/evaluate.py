@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> None:
     results = evaluate.summarise(ranks, names)
     popular = evaluate.popularity_ranks(split, "test", evaluator.candidates)
     results |= evaluate.summarise(popular, names, prefix="baseline/popularity/")
-    label = "synthetic demo sessions" if config.data.source == "demo" else config.data.source
+    label = "synthetic demo sessions" if split.synthetic else config.data.source
     number = len(split.parts["test"].sessions)
     title = f"{config.name} on {number:,} {label}, epoch {len(best.history)}"
     if split.name != LEAVE_ONE_OUT:

@@ -18,6 +18,8 @@ from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, Block, ahead, noting
 from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members, position
 from skipjax.data.sessions import Sessions
 from skipjax.data.writer import SessionsWriter
+from skipjax.errors import DataError
+from skipjax.files import read_manifest
 
 _LONGEST_SESSION = 1000  # MSSD's is 20
 _FIRST_YEAR = 2006  # Spotify's; MSSD is of 2018
@@ -100,12 +102,22 @@ def prepare(
         track_features=track_features,
         progress=progress,
     ) as writer:
+        if any(map(_is_synthetic, {path.parent for path in files(sources)})):
+            writer.info["synthetic"] = True
         blocks = read(
             sources, on_bad_session=on_bad_session, progress=progress, block_bytes=block_bytes
         )
         for block in blocks:
             writer.add(block)
     return Sessions.open(out)
+
+
+def _is_synthetic(folder: Path) -> bool:
+    """Whether it holds what `skipjax demo` wrote."""
+    try:
+        return read_manifest(folder, check_files=False).get("synthetic", False)
+    except DataError:
+        return False
 
 
 def files(sources: Sources) -> list[Path]:

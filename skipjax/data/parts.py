@@ -54,6 +54,7 @@ class Split:
       skipped_means: what counts as skipped, in words.
       left_out_events: how many events were left out of sessions, by reason.
       source_events: [E] int64, which of the source's events these are; None where they are all.
+      synthetic: whether they are known to be made up.
 
     Raises:
       DataError: there is no session, one does not lie within the events or has nothing to read, or
@@ -74,6 +75,7 @@ class Split:
     skipped_means: str = ""
     left_out_events: dict[str, int] = dataclasses.field(default_factory=dict)
     source_events: np.ndarray | None = None
+    synthetic: bool = False
 
     def __post_init__(self):
         events, ends = len(self.tracks), self.starts + self.lengths

@@ -122,6 +122,11 @@ class Sessions:
         return _digest(*(np.ascontiguousarray(array) for array in arrays), (ids + names).encode())
 
     @property
+    def synthetic(self) -> bool:
+        """Whether they are known to be made up, as those of `skipjax demo` are."""
+        return self.info.get("synthetic", False) or "demo" in self.info.get("options", {})
+
+    @property
     def feedback(self) -> tuple[str, ...]:
         """Which of layout.FEEDBACK the source logs."""
         return tuple(self.info.get("feedback", ("level",)))

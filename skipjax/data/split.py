@@ -121,6 +121,7 @@ def split_as(data: Any, sessions: Sessions) -> Split:
         skipped_means=skip_rule(sessions, data),
         left_out_events=left_out_events,
         source_events=events if rare else None,
+        synthetic=sessions.synthetic,
     )
 
 

@@ -39,7 +39,7 @@ def text(facts: dict[str, Any], examples: list[str]) -> str:
       examples: a track or two.
     """
     config, results = facts["config"], facts["results"]
-    synthetic = config["data"]["source"] == "demo"
+    synthetic = results.get("synthetic", config["data"]["source"] == "demo")
     source = "synthetic demo sessions" if synthetic else f"source `{config['data']['source']}`"
     skips = "reads which tracks of a session were skipped, where it is told"
     if not facts["reads_skips"]:

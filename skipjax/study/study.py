@@ -107,7 +107,7 @@ def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict
         about = {
             "name": config.name,
             "source": config.data.source,
-            "synthetic": config.data.source == "demo",
+            "synthetic": split.synthetic,
             "digest": split.digest,
             "split": split.name,
             "skipped_means": split.skipped_means,
