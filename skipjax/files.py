@@ -6,8 +6,8 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,20 +39,14 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        temporary, held = _new_temporary(path)
+        with _temporary(path) as temporary:
+            yield temporary
+            _sync(temporary)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+            _sync(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}.") from error
-    try:
-        yield temporary
-        _sync(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}.") from error
-    finally:
-        _remove(temporary)
-        os.close(held)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -75,12 +69,13 @@ def new_folder(path: str | os.PathLike, **manifest: Any) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise OutputError(f"{path} exists already; remove it or choose another place.")
     made = [parent for parent in path.parents if not parent.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary, held = _new_temporary(path, folder=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be created: {error.strerror}.") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_parents, path, made)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(_temporary(path, folder=True))
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be created: {error.strerror}.") from error
         yield temporary
         try:
             os.chmod(temporary, 0o755)
@@ -89,13 +84,6 @@ def new_folder(path: str | os.PathLike, **manifest: Any) -> Iterator[Path]:
             _sync(path.parent)
         except OSError as error:
             raise OutputError(f"{path}: cannot be created: {error.strerror}.") from error
-    finally:
-        _remove(temporary)
-        os.close(held)
-        if not path.exists():
-            with contextlib.suppress(OSError):  # not empty: somebody else's by now
-                for parent in made:
-                    parent.rmdir()
 
 
 @contextlib.contextmanager
@@ -108,15 +96,12 @@ def temporary_folder(path: str | os.PathLike) -> Iterator[Path]:
       OutputError: it cannot be made.
     """
     path = Path(path)
-    try:
-        temporary, held = _new_temporary(path, folder=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent}: cannot be written: {error.strerror}.") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(_temporary(path, folder=True))
+        except OSError as error:
+            raise OutputError(f"{path.parent}: cannot be written: {error.strerror}.") from error
         yield temporary
-    finally:
-        _remove(temporary)
-        os.close(held)
 
 
 def remove_folder(path: str | os.PathLike) -> None:
@@ -250,24 +235,31 @@ def _unsealed(text: str) -> dict[str, Any]:
     return value
 
 
-def _new_temporary(path: Path, *, folder: bool = False) -> tuple[Path, int]:
-    """A file or folder beside `path`, and a descriptor that holds a lock on it.
+@contextlib.contextmanager
+def _temporary(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A new file or folder beside `path`, gone when the block ends.
 
-    By the lock, `remove_leftovers` tells it from those of processes that were killed.
+    Meanwhile a lock on it is held, by which `remove_leftovers` tells it from those of processes
+    that were killed. A signal at any moment finds it in the hands of this.
     """
     remove_leftovers(path.parent, glob.escape(path.name))
-    while True:
-        prefix = f".{path.name}{_TEMPORARY}"
-        if folder:
-            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
-        else:
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
-            os.close(descriptor)
-            temporary = Path(name)
-        try:
-            return temporary, _locked(temporary)
-        except (BlockingIOError, FileNotFoundError):
-            continue  # another process took it for a leftover before it was locked
+    temporary, held = None, None
+    try:
+        while held is None:
+            temporary = path.parent / f".{path.name}{_TEMPORARY}{secrets.token_hex(8)}"
+            if folder:
+                temporary.mkdir(0o700)
+            else:
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            # Another process may take it for a leftover before it is locked.
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                held = _locked(temporary)
+        yield temporary
+    finally:
+        if temporary is not None:
+            _remove(temporary)
+        if held is not None:
+            os.close(held)
 
 
 def _locked(path: Path) -> int:
@@ -298,6 +290,14 @@ def _remove(path: Path) -> None:
                 path.unlink(missing_ok=True)
         if not path.exists():
             break
+
+
+def _remove_parents(path: Path, made: list[Path]) -> None:
+    """Removes the folders above `path` that were made for it, if it is not there."""
+    if not path.exists():
+        with contextlib.suppress(OSError):  # not empty: somebody else's by now
+            for parent in made:
+                parent.rmdir()
 
 
 def _sync(path: Path) -> None:

@@ -331,6 +331,12 @@ def _facts(split: Split, config: Any) -> str:
         )
     lines += [f"left out: {n:,} sessions {why}" for why, n in split.left_out.items() if n]
     lines += [f"left out: {n:,} events {why}" for why, n in split.left_out_events.items()]
+    if config.loss.alpha and (split.skipped.all() or not split.skipped.any()):
+        which = "every event counts" if split.skipped.any() else "no event counts"
+        lines.append(
+            f"{which} as skipped ({split.skipped_means}), so there is nothing to learn from skips; "
+            "see the fields config.data.skip_*"
+        )
     return "\n".join(lines)
 
 

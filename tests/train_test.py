@@ -152,6 +152,18 @@ def test_k_steps_kill_and_resume_is_the_straight_run(make, ran, tmp_path, monkey
     assert lines(workdir) == lines(tmp_path / "straight")
 
 
+@pytest.mark.parametrize(("levels", "which"), [((), "no"), ((0, 1, 2, 3), "every"), ((1,), None)])
+def test_data_without_skips_or_plays_is_said(make, levels, which):
+    config = make(data__skip_levels=levels)
+    split = train.split_as(config.data, train.sources.load(config.data))
+    said = [line for line in train._facts(split, config).splitlines() if "as skipped" in line]
+    assert [line.partition(" event counts as skipped (skip level")[0] for line in said] == (
+        [which] if which else []
+    )
+    config.loss.alpha = 0.0
+    assert "as skipped" not in train._facts(split, config)
+
+
 @pytest.mark.usefixtures("traced_once")
 def test_a_resumed_run_that_lost_its_place_would_be_noticed(make, ran, tmp_path):
     # The control for the test above: another order of batches gives other parameters.
