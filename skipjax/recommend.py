@@ -109,8 +109,17 @@ class Recommender:
           CheckpointError: it holds neither, no finished epoch, no index, or something is damaged.
           ConfigError: an index is to be searched, but faiss is not installed.
         """
+        exported_there = (Path(folder) / files.MANIFEST).is_file()
+        run = (os.path.join(folder, name) for name in ("config.json", "checkpoints"))
+        if not exported_there and not any(map(os.path.exists, run)):
+            if not os.path.exists(folder):
+                raise CheckpointError(f"{folder}: there is no such folder.")
+            raise CheckpointError(
+                f"{folder} holds neither a run of main.py nor an exported model (there is no "
+                f"config.json, and no {files.MANIFEST}); give the folder of one."
+            )
         # Imported here, since either needs packages that the other does not.
-        if (Path(folder) / files.MANIFEST).is_file():
+        if exported_there:
             from skipjax.serving import exported
 
             return cls(exported.load(Path(folder), approximate=approximate))

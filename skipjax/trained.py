@@ -126,6 +126,11 @@ def _read_config(workdir: Path) -> ConfigDict:
     except (OSError, ValueError) as error:
         found = saved_config(workdir)
         if found is None:
+            if any(workdir.glob("*.jaxexport")):
+                raise CheckpointError(
+                    f"{workdir} is an exported model, and the workdir of a run of main.py is "
+                    "needed here; give that of the run it was exported from."
+                ) from None
             what = error.strerror if isinstance(error, OSError) else "damaged"
             raise CheckpointError(
                 f"{path}: {what}; give the --workdir of a run of main.py."

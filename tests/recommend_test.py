@@ -384,7 +384,7 @@ def test_a_lost_config_is_that_of_the_newest_checkpoint(sound_run, tmp_path, con
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without_config_and_checkpoints, r"config\.json: No such file or directory; give the"),
+        (without_config_and_checkpoints, r"holds neither a run of main\.py nor an exported"),
         (lambda run: edit(run / "config.json", model__width=7), "width .7. must be divisible"),
         (lambda run: edit(run / "config.json", seed=1), "holds a run with config.seed = 0, not 1"),
         (lambda run: edit(run / "config.json", model__causal=False), "causal = True, not False"),
@@ -413,6 +413,16 @@ def test_a_run_before_its_first_epoch_is_refused(tmp_path):
     runs.make_run(tmp_path, steps=(3,), best=-1)
     with pytest.raises(CheckpointError, match=r"has no finished epoch yet; train it with main\.py"):
         Recommender.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "a_file"])
+def test_what_holds_no_model_is_said_to(tmp_path, name):
+    (tmp_path / "a_file").touch()
+    message = f"^{tmp_path / name} holds neither a run of main.py nor an exported model "
+    with pytest.raises(CheckpointError, match=message):
+        Recommender.load(tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"/none: there is no such folder\.$"):
+        Recommender.load(tmp_path / "none")
 
 
 def test_parameters_are_restored_as_they_were(sound_run):

@@ -317,6 +317,25 @@ def test_too_large_a_body_is_not_read_whole(client, length):
     assert b"more than 4,194,304 bytes; split it" in sent[1]["body"]
 
 
+def test_a_body_that_does_not_arrive_is_given_up(client, monkeypatch):
+    monkeypatch.setattr(schema, "BODY_SECONDS", 0.01)
+    parts, sent = [{"type": "http.request", "body": b"{", "more_body": True}], []
+
+    async def receive():
+        return parts.pop() if parts else await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/recommend", "raw_path": b"/recommend"}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": ""}
+    scope |= {"headers": [(b"content-type", b"application/json")], "server": ("test", 80)}
+    asyncio.run(client.app(scope, receive, send))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert b"of the body, 1 B and not all are here after 0.01 s; send it faster" in sent[1]["body"]
+
+
 def test_a_body_may_be_as_large_as_it_may(client):
     body = json.dumps(GOOD).encode()
     body += b" " * (schema.MOST_BYTES - len(body))

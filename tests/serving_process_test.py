@@ -1,14 +1,17 @@
 """python -m skipjax serve: as a command, and as a process that is talked to and then ended."""
 
+import contextlib
 import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -171,6 +174,66 @@ def test_ctrl_c_ends_it(monkeypatch):
     assert found == [200]
 
 
+@pytest.mark.parametrize(
+    ("cut", "how"), [("late", "terminated"), ("last", "terminated"), ("forced", "interrupted")]
+)
+def test_what_is_not_answered_at_the_end_is_said(monkeypatch, capfd, cut, how):
+    """A body that is half there, an answer that takes too long, and Ctrl-C twice."""
+    interrupted = how == "interrupted"
+    code = signal.SIGINT if interrupted else signal.SIGTERM
+    monkeypatch.setattr(server, "_LATE_SECONDS", 0.2 if cut == "late" else 0.3)
+    monkeypatch.setattr(server, "_LAST_SECONDS", {"late": 60, "last": 0.5, "forced": 60}[cut])
+    monkeypatch.setattr(Answerer, "warm_up", lambda *_: 0.0)
+    released, begun = threading.Event(), threading.Event()
+
+    def stuck(*_):
+        begun.set()
+        released.wait(60)
+        raise MemoryError
+
+    monkeypatch.setattr(Answerer, "best", stuck)
+    listening = server.listen("127.0.0.1", 0)
+    connection = socket.create_connection(listening.getsockname(), timeout=60)
+    connection.sendall(
+        b"POST /recommend HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        + f"Content-Length: {len(GOOD)}\r\n\r\n".encode()
+        + (GOOD[:9] if cut == "late" else GOOD)
+    )
+    found = []
+
+    def use():
+        if cut == "late":
+            while not active():
+                pass
+        else:
+            begun.wait(60)
+        os.kill(os.getpid(), code)
+        if cut == "forced":
+            time.sleep(0.2)
+            os.kill(os.getpid(), code)
+        with connection:
+            found.append(connection.recv(1 << 16) if cut == "late" else b"")
+            with contextlib.suppress(ConnectionResetError):
+                found.append(connection.recv(1 << 16))
+        released.set()
+
+    def active():
+        return any(connection.awaits_body() for connection in servers[0].server_state.connections)
+
+    servers = []
+    made = server._Server.__init__
+    monkeypatch.setattr(
+        server._Server, "__init__", lambda self, *a: (servers.append(self), made(self, *a))[1]
+    )
+    user = threading.Thread(target=use)
+    with pytest.raises(SkipjaxError, match=f"^{how}; 1 request was not answered.$") as caught:
+        server.serve({"plain": recommender()}, listening, on_ready=lambda _: user.start())
+    user.join()
+    assert caught.value.exit_code == 128 + code
+    assert found[0].startswith(b"HTTP/1.1 408 ") == (cut == "late")
+    assert capfd.readouterr() == ("", "")  # no traceback
+
+
 def test_a_model_that_cannot_be_warmed_up_ends_it(monkeypatch):
     def fail(*_):
         raise MemoryError("no room")
@@ -197,7 +260,7 @@ def run(capsys):
         (["--port=0"], 2, "the following arguments are required: --model"),
         (["--model=no", "--port=65536"], 2, "--port is 65536; give one from 0 (any free one)"),
         (["--model=no", "--port=x"], 2, "argument --port: 'x' is not a whole number"),
-        (["--model=no", "--port=0"], 76, "no"),
+        (["--model=no", "--port=0"], 76, "no: there is no such folder."),
         (["--model=no", "--port=0", "--host=192.0.2.1"], 2, "'192.0.2.1' is no address of this"),
         (["--model=no", "--port=0", "--host=no.invalid"], 2, "'no.invalid' is no address of this"),
         (["--model=no", "--port=0", "--host=" + "a." * 200], 2, "is no address of this machine"),
@@ -231,7 +294,9 @@ def test_what_is_not_installed_is_named(run, monkeypatch, package):
     assert "'skipjax[serve]'." in err
 
 
-def test_who_may_ask_is_said_and_models_of_one_config_are_told_apart(run, monkeypatch, workdirs):
+def test_who_may_ask_is_said_and_models_of_one_config_are_told_apart(
+    run, monkeypatch, workdirs, tmp_path
+):
     served = []
 
     def serve(recommenders, listening, *, on_ready, verbose):
@@ -249,4 +314,12 @@ def test_who_may_ask_is_said_and_models_of_one_config_are_told_apart(run, monkey
     assert served == [["plain", "reads"], ["tiny-track"]]
     code, out, err = run(f"--model={workdirs[0]}", f"--model={workdirs[0]}", "--port=0")
     assert (code, out) == (2, "")
-    assert "there is a model 'plain' already; rename the folder" in err
+    assert f"--model {workdirs[0]} is given twice ({workdirs[0]}); give it once." in err
+    code, out, err = run(f"--model={workdirs[0]}", f"--model={workdirs[0]}/", "--port=0")
+    assert (code, out) == (2, "")
+    assert f"/ is given twice, as {workdirs[0]}, too ({workdirs[0]}); give it once." in err
+    other = tmp_path / "plain"
+    shutil.copytree(workdirs[0], other)
+    code, out, err = run(f"--model={workdirs[0]}", f"--model={other}", "--port=0")
+    assert (code, out) == (2, "")
+    assert f"--model {other}: there is a model 'plain' already; rename the folder" in err

@@ -16,6 +16,7 @@ def run(arguments: Sequence[str]) -> None:
     args = _parser().parse_args(arguments)
     if args.port >= 1 << 16:
         raise ConfigError(f"--port is {args.port}; give one from 0 (any free one) to 65535.")
+    _check_once(args.model)
     # Imported here, so that a mistake in a flag answers at once.
     try:
         from skipjax.serving import server
@@ -51,11 +52,21 @@ def run(arguments: Sequence[str]) -> None:
         server.serve(recommenders, listening, on_ready=ready, verbose=args.verbose)
 
 
+def _check_once(folders: Sequence[str]) -> None:
+    """Raises ConfigError if two are the same folder."""
+    found: dict[Path, str] = {}
+    for folder in folders:
+        first = found.setdefault(path := Path(folder).resolve(), folder)
+        if first is not folder:
+            also = "" if first == folder else f", as {first}, too"
+            raise ConfigError(f"--model {folder} is given twice{also} ({path}); give it once.")
+
+
 def _named(loaded: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Models by the name of their config; where that is not one model's alone, by their folder's.
 
     Raises:
-      ConfigError: two are the same folder, or folders of the same name with the same config.
+      ConfigError: two folders have the same name, and their models the same config.
     """
     names = [recommender.model.name for _, recommender in loaded]
     found: dict[str, Any] = {}

@@ -40,6 +40,10 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 _BODY_PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": schema.Problem, "description": "Not JSON."},
+    408: {
+        "model": schema.Problem,
+        "description": f"Not all there after {schema.BODY_SECONDS} s, or when the service ended.",
+    },
     413: {"model": schema.Problem, "description": f"More than {schema.MOST_BYTES:,} bytes."},
     415: {"model": schema.Problem, "description": "Not said to be JSON."},
 }
@@ -119,9 +123,8 @@ def _refuse_in_words(app: FastAPI) -> None:
 
     @app.exception_handler(BadRequest)
     async def bad(request: Request, error: BadRequest) -> JSONResponse:
-        return said(
-            error.status, str(error), {"Connection": "close"} if error.status == 413 else {}
-        )
+        unread = error.status in (408, 413)  # what is left of the body is no request
+        return said(error.status, str(error), {"Connection": "close"} if unread else {})
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -299,7 +302,7 @@ async def _body(request: Request) -> bytes:
     """All of a JSON body.
 
     Raises:
-      BadRequest: it is too large, or not said to be JSON.
+      BadRequest: it is too large, too slow, or not said to be JSON.
     """
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
     encoding = re.search(r"charset\s*=\s*\"?([^\s;\"]+)", parameters)
@@ -312,12 +315,19 @@ async def _body(request: Request) -> bytes:
     body = bytearray()
     size = 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= schema.MOST_BYTES:
-                body += chunk
-            elif size > 2 * schema.MOST_BYTES:  # till then, who listens after sending all hears it
-                break
+        async with asyncio.timeout(schema.BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= schema.MOST_BYTES:
+                    body += chunk
+                elif size > 2 * schema.MOST_BYTES:  # till then, who listens after sending hears it
+                    break
+    except TimeoutError:
+        raise BadRequest(
+            f"of the body, {size:,} B and not all are here after {schema.BODY_SECONDS} s; "
+            "send it faster, or less.",
+            408,
+        ) from None
     except ClientDisconnect:
         raise BadRequest("the body ends early.", 400) from None
     if size > schema.MOST_BYTES:

@@ -1,5 +1,7 @@
 """Around every request: what is absurd goes no further, time is taken, headers are added."""
 
+import asyncio
+import contextlib
 import time
 from urllib.parse import unquote_to_bytes
 
@@ -38,7 +40,9 @@ class Guard:
             await send(message)
 
         try:
-            await (_refusal(scope) or self._app)(scope, receive, noting)
+            # What takes too long at the end is cancelled, and its connection cut (server.py).
+            with contextlib.suppress(asyncio.CancelledError):
+                await (_refusal(scope) or self._app)(scope, receive, noting)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.request(route, method, status, time.perf_counter() - start)

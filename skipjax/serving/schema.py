@@ -16,6 +16,7 @@ MOST_SESSIONS = 1024  # in a request: a few batches; more gain nothing, and keep
 MOST_TRACKS = 300  # in a session: a day of listening; models read the last 20, or so
 MOST_CHARACTERS = 512  # in an id: the longest known ones, URIs, are a quarter of that
 MOST_BYTES = 4 << 20  # in a body: MOST_SESSIONS of 20 tracks with ids of 200 bytes
+BODY_SECONDS = 10  # for a body to arrive: MOST_BYTES at 3.4 Mbit/s; slower ones hold connections
 MOST_RECOMMENDED = 100  # k: some pages of a list; larger ones would need shapes of their own
 MOST_FOUND = 100  # tracks that a search gives
 _SHOWN = 60  # characters of a value in a message

@@ -1,6 +1,9 @@
-"""The service as a process: a socket, uvicorn, and an end in which nothing in flight is lost."""
+"""The service as a process: a socket, uvicorn, and an end that answers what is in flight."""
 
+import asyncio
 import errno
+import http
+import json
 import logging
 import signal
 import socket
@@ -13,13 +16,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from skipjax.data.inputs import shown
 from skipjax.errors import BusyError, ConfigError, SkipjaxError
-from skipjax.recommend import Recommender
+from skipjax.recommend import Recommender, plural
 from skipjax.serving.app import create_app
 
 _BACKLOG = 2048  # connections that wait to be accepted
 _IDLE_SECONDS = 75  # that a connection stays open; longer than clients and proxies keep theirs
 _LAST_SECONDS = 30  # to answer what is in flight when the end is asked for; the queue is shorter
-_REFUSAL = b'{"detail": "this is not HTTP/1.1 as the standard has it; nothing was read of it."}'
+_LATE_SECONDS = 2  # for bodies on their way then; what stops services often kills them after 10
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -67,7 +70,7 @@ def serve(
     on_ready: Callable[[float], None],
     verbose: bool = False,
 ) -> None:
-    """Serves until a signal comes, which is then raised as it would have been without.
+    """Serves until a signal comes; when all is answered, that is raised as it would have been.
 
     Args:
       recommenders: models by name, the default first.
@@ -76,7 +79,8 @@ def serve(
       verbose: log each request.
 
     Raises:
-      SkipjaxError: a model that cannot be warmed up.
+      SkipjaxError: a model cannot be warmed up, or a signal came and not all could be answered; the
+        exit code is the signal's then.
     """
     failures: list[BaseException] = []
 
@@ -95,26 +99,71 @@ def serve(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_IDLE_SECONDS,
-        timeout_graceful_shutdown=_LAST_SECONDS,
     )
     server = _Server(config)
     server.run(sockets=[listening])
     if failures:
         reason = shown(str(failures[0]).rstrip("."), 200)
         raise SkipjaxError(f"a model cannot be warmed up: {reason}.") from failures[0]
+    if server.signal and server.unanswered:
+        how = "interrupted" if server.signal == signal.SIGINT else "terminated"
+        were = "was" if len(server.unanswered) == 1 else "were"
+        ended = SkipjaxError(
+            f"{how}; {plural(len(server.unanswered), 'request')} {were} not answered."
+        )
+        ended.exit_code = 128 + server.signal
+        raise ended
+    if server.signal:
+        signal.raise_signal(server.signal)
 
 
 class _Server(uvicorn.Server):
-    """Leaves a signal alone that is ignored, as shells have it for what runs behind them."""
+    """Ends in bounded time, and knows what it could not answer.
+
+    Leaves a signal alone that is ignored, as shells have it for what runs behind them.
+
+    Attributes:
+      signal: that asked for the end, or 0.
+      unanswered: the connections that were given up, with a request each.
+    """
 
     def __init__(self, config: uvicorn.Config):
         super().__init__(config)
         both = (signal.SIGTERM, signal.SIGINT)
         self._ignored = [which for which in both if signal.getsignal(which) == signal.SIG_IGN]
+        self.signal = 0
+        self.unanswered: set[_Protocol] = set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if sig not in self._ignored:
-            super().handle_exit(sig, frame)
+        if sig in self._ignored:
+            return
+        self.force_exit |= self.should_exit and sig == signal.SIGINT  # Ctrl-C again
+        self.should_exit = True
+        self.signal = sig
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        bounding = asyncio.create_task(self._bound())
+        await super().shutdown(sockets)  # which waits for all connections and tasks
+        bounding.cancel()
+        self._cut()  # what is left, if it did not wait
+
+    async def _bound(self) -> None:
+        await asyncio.sleep(_LATE_SECONDS)
+        for connection in list(self.server_state.connections):
+            if connection.awaits_body():
+                self.unanswered.add(connection)
+                connection.refuse(
+                    408, "the service ends, and not all of the body is here; send it again."
+                )
+        await asyncio.sleep(_LAST_SECONDS - _LATE_SECONDS)
+        self._cut()
+
+    def _cut(self) -> None:
+        for connection in list(self.server_state.connections):
+            self.unanswered.add(connection)
+            connection.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
 
 class _Protocol(H11Protocol):
@@ -122,15 +171,25 @@ class _Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         logging.getLogger("uvicorn.error").debug(msg)
+        self.refuse(400, "this is not HTTP/1.1 as the standard has it; nothing was read of it.")
+
+    def awaits_body(self) -> bool:
+        """Whether there is a request of which not all has arrived."""
+        return self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.SEND_RESPONSE
+
+    def refuse(self, status: int, detail: str) -> None:
+        """Says why, unless an answer has begun, and closes the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # nothing of an answer is out yet
+            body = json.dumps({"detail": detail}).encode()
             headers = [
                 (b"content-type", b"application/json"),
-                (b"content-length", str(len(_REFUSAL)).encode()),
+                (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
             ]
+            reason = http.HTTPStatus(status).phrase.encode()
             for event in (
-                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-                h11.Data(data=_REFUSAL),
+                h11.Response(status_code=status, headers=headers, reason=reason),
+                h11.Data(data=body),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event))
