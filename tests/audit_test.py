@@ -279,7 +279,7 @@ def test_a_split_in_time_that_cannot_be_is_no_error():
     sessions = made(listening(*["a b c d"] * 3), times=daily(1))
     found = findings(sessions)["temporal"]
     assert (found["severity"], found["numbers"]["parts"]) == ("note", None)
-    assert "--config.data.temporal.test_hours=" in found["advice"]
+    assert found["advice"] == "", "no test period leaves something for all three parts"
     assert findings(sessions, data__split="temporal")["temporal"]["severity"] == "serious"
 
 
@@ -757,6 +757,7 @@ def test_fields_of_the_config_are_those_of_the_run(folder, tmp_path, capsys):
         (["DIR", "--config=no.py"], 2, "no such file"),
         (["DIR", "--outt=x"], 2, "Did you mean --out?"),
         (["nowhere"], 65, "no such folder"),
+        (["DIR/../plays.csv"], 65, "is a file"),
         (["DIR/.."], 65, "manifest"),
         (["DIR", "--config.data.min_plays=1000"], 65, "no session is left"),
         (["DIR", "--out", "DIR/../plays.csv"], 73, "no folder"),
@@ -855,3 +856,12 @@ def test_it_fits_phone_and_desktop_by_night(browser, found, page):  # noqa: F811
         assert (frame["window"], frame["closed"], frame["opened"]) == (width, width, width)
         assert (frame["light"], frame["dark"], frame["broken"]) == (0, 9, 0)
         assert frame["paper"] == "rgb(20, 23, 27)"
+
+
+def test_tiny_data_is_given_no_advice_that_leaves_nothing():
+    found = findings(made(listening(*["a b c d"] * 3), times=daily(1)))
+    assert "a session may have all the tracks there are" in found["sizes"]["sentence"]
+    for name in ("popularity", "cold", "temporal"):
+        assert "min_plays=5" not in found[name]["advice"]
+    (alone,) = (f for n, f in findings(made(listening("a a a a"))).items() if n == "most_popular")
+    assert "sampled" not in alone["sentence"]

@@ -228,8 +228,10 @@ def test_a_header_that_says_too_little(tmp_path, capsys, fields, says):
         (2, "inf", "column rating: 'inf' is not a rating"),
         (2, "0x10", "column rating: '0x10' is not a rating"),
         (2, "1e99", "column rating: '1e99' is not a rating"),
-        (3, "7.5", "column timestamp: '7.5' is not an integer"),
-        (3, "8.8e8", "column timestamp: '8.8e8' is not an integer"),
+        (3, "7.5", "column timestamp: '7.5' is not an integer: whole numbers are needed, so round"),
+        (3, "1.5e0", "column timestamp: '1.5e0' is not an integer: whole numbers are needed"),
+        (3, "9" * 19, f"column timestamp: '{'9' * 19}' is not within 64 bits: it is too large"),
+        (3, "1e19", "column timestamp: '1e19' is not within 64 bits: it is too large"),
         (3, "", "column timestamp: '' is not an integer"),
     ],
 )
@@ -340,3 +342,13 @@ def test_bad_percentages(tmp_path, array, says):
     given = table.Columns("user", "item", time_column="at", percent_column="part")
     with pytest.raises(DataError, match=says):
         table.prepare(tmp_path / "l.parquet", tmp_path / "out", given)
+
+
+def test_whole_times_with_an_exponent(tmp_path):
+    found = []
+    for whole in ("{}.0", "{}e0", "{}.000E+00"):
+        path = tmp_path / f"{len(found)}.inter"
+        path.write_bytes(as_inter(log(), whole=whole))
+        folder = tmp_path / f"out-{len(found)}"
+        found.append(inter.prepare(path, folder, time_unit="s", gap_minutes=GAP).digest)
+    assert len(set(found)) == 1

@@ -249,7 +249,7 @@ def put_spotify(folder):
         {
             "ts": f"2020-01-01T00:{i:02}:00Z",
             "ms_played": 1000,
-            "spotify_track_uri": f"spotify:track:{i}" if i else None,
+            "spotify_track_uri": f"spotify:track:{i:022}" if i else None,
             "skipped": i < 3,
         }
         for i in range(9)
@@ -338,3 +338,40 @@ def test_a_gap_without_a_unit_names_the_flag(run, tmp_path):
     assert code == 2
     assert "give time_unit: s, ms, us, ns." in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [
+        ("s", "2001-09-09 01:46 to 2001-09-09 01:49"),
+        ("ms", "1970-01-12 13:46 to 1970-01-12 13:46"),
+    ],
+)
+def test_the_times_are_shown_as_dates(run, tmp_path, unit, told):
+    rows = "".join(f"a,t{i},{10**9 + 60 * i},0\n" for i in range(4))
+    (tmp_path / "l.csv").write_text("user,item,when,hated\n" + rows)
+    table = ["prepare", "table", tmp_path / "l.csv", "--session_column=user"]
+    table += ["--track_column=item", "--time_column=when", "--skip_column=hated"]
+    code, out, _ = run(*table, f"--time_unit={unit}", "--out", tmp_path / "out")
+    assert code == 0
+    assert told in out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\n\n\n", "l.csv is empty."),
+        ("\nuser,item\n", "l.csv: its first line is blank; remove it."),
+        (
+            f"user,item,when,hated\na,t,{2**62},0\n",
+            f"'{2**62}' is not a time in s from 1900 to 2261 (is time_unit right?)",
+        ),
+    ],
+)
+def test_blank_tables_and_times_of_no_listener(run, tmp_path, text, says):
+    (tmp_path / "l.csv").write_text(text)
+    table = ["prepare", "table", tmp_path / "l.csv", "--session_column=user", "--time_unit=s"]
+    table += ["--track_column=item", "--time_column=when", "--skip_column=hated"]
+    code, _, err = run(*table, "--out", tmp_path / "out")
+    assert (code, err.count("\n")) == (65, 1)
+    assert says in err

@@ -14,7 +14,11 @@ from skipjax.data import demo, recognise, sources
 from skipjax.data.sessions import Sessions
 from skipjax.errors import SkipjaxError
 
-RECORD = {"ts": "2020-01-01T00:00:00Z", "ms_played": 1, "spotify_track_uri": "spotify:track:1"}
+RECORD = {
+    "ts": "2020-01-01T00:00:00Z",
+    "ms_played": 1,
+    "spotify_track_uri": f"spotify:track:{1:022}",
+}
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t2\t3\t4\n"
 LASTFM = "user_000001\t2009-05-04T23:08:57Z\tid\tDeep Dish\t\tA Night In June\n"
 YAMBDA = {"uid": [1], "timestamp": [5], "item_id": [3], "is_organic": [1], "played_ratio_pct": [7]}

@@ -287,7 +287,7 @@ def spotify_file(path):
         {
             "ts": f"2009-05-04T{20 + i // 6}:{i:02}:00Z",
             "ms_played": 1,
-            "spotify_track_uri": f"spotify:track:{i}",
+            "spotify_track_uri": f"spotify:track:{i:022}",
         }
         for i in range(12)
     ]

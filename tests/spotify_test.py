@@ -260,6 +260,8 @@ THIRD = 42
         ({"offline": []}, "column offline: '[...]' is not true, false or null"),
         ({"ts": "\ud800"}, "column ts: '\\\\ud800' is not a date and time with a zone"),
         ({"spotify_track_uri": ""}, "column spotify_track_uri: '' is not an id"),
+        ({"spotify_track_uri": "http://x"}, "column spotify_track_uri: 'http://x' is not spotify:"),
+        ({"spotify_track_uri": 5}, "column spotify_track_uri: '5' is not spotify:track: with 22"),
     ],
 )
 def test_a_bad_value_is_named_or_costs_its_listener_alone(tmp_path, capsys, values, says):
@@ -285,8 +287,8 @@ def test_a_bad_value_is_named_or_costs_its_listener_alone(tmp_path, capsys, valu
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (lambda t: "", "is empty."),
-        (lambda t: " \n", "is empty."),
+        (lambda t: "", "is empty; remove it"),
+        (lambda t: " \n", "is empty; remove it"),
         (lambda t: "[]", "has no objects."),
         (lambda t: "{}", "is not a JSON array of objects; it begins with '{}'."),
         (lambda t: "[1]", "object 1 is no object: '1]'."),
@@ -336,3 +338,40 @@ def test_a_folder_with_other_files(tmp_path):
         DataError, match=r"has no Streaming_History_Audio\* or endsong\* file; it holds Userdata"
     ):
         spotify.prepare(tmp_path / "my", tmp_path / "out")
+
+
+def test_what_is_no_track_is_left_out_and_an_empty_file_passed_over(tmp_path):
+    local = [play(i, spotify_track_uri=f"spotify:local:a:b:c:{i}") for i in range(3)]
+    put(tmp_path / "in" / "endsong_0.json", history() + local)
+    put(tmp_path / "in" / "endsong_1.json", [])
+    sessions = spotify.prepare(tmp_path / "in", tmp_path / "out")
+    assert told(sessions) == in_sessions(history())
+    assert sessions.info["left_out"]["plays without a track"] == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"spotify_episode_uri": "spotify:episode:1"}, " (all are podcasts or audiobooks)"),
+        ({}, ""),
+    ],
+)
+def test_a_history_without_tracks(tmp_path, values, why):
+    put(
+        tmp_path / "in" / "endsong_0.json",
+        [play(i, spotify_track_uri=None, **values) for i in range(20)],
+    )
+    with pytest.raises(DataError) as error:
+        spotify.prepare(tmp_path / "in", tmp_path / "out")
+    path = tmp_path / "in" / "endsong_0.json"
+    assert str(error.value) == (f"{path}: none of its 20 entries is a track that was played{why}.")
+
+
+def test_the_only_listener_is_not_to_be_dropped(tmp_path, capsys):
+    put(tmp_path / "in" / "endsong_0.json", [*history(), play(0, ms_played=-1)])
+    command = ["prepare", "spotify", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main(command) == 65
+    err = capsys.readouterr().err
+    assert err.endswith("; correct or remove the entry.\n")
+    assert main([*command, "--on_bad_session=drop"]) == 65
+    assert "dropped were 1 listener's log (121 events), first " in capsys.readouterr().err

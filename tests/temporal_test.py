@@ -177,8 +177,16 @@ def test_boundaries_are_half_open():
 @pytest.mark.parametrize(
     ("hours", "changes", "message"),
     [
-        ((100,), {}, "all 1 sessions start in the last 24 h, so there is none to train on; lower"),
-        ((80, 100), {}, r"all 2 sessions .* lower config\.data\.temporal\.test_hours\.$"),
+        (
+            (100,),
+            {},
+            "the only session starts in the last 24 h, so there is none to train on; lower",
+        ),
+        (
+            (80, 100),
+            {},
+            r"all 2 sessions .* lower config\.data\.temporal\.test_hours\. The data spans",
+        ),
         (
             (1, 60, 100),
             {"test_hours": 0.01},
@@ -210,7 +218,7 @@ def test_sessions_without_times_are_refused():
         split_as(fields(), sessions)
     unknown = sessions_at(1, 60, 100)
     del unknown.info["time_unit"]
-    with pytest.raises(ConfigError, match="no times"):
+    with pytest.raises(ConfigError, match=r"--config\.data\.table\.time_unit=s"):
         split_as(fields(), unknown)
 
 
@@ -342,3 +350,19 @@ def test_a_part_that_is_no_part_is_refused(rng):
     ):
         with pytest.raises(DataError, match="sessions are not spans of"):
             dataclasses.replace(split, parts={**split.parts, "train": wrong})
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("table", " The data spans 20 h from 1970-01-04; is time_unit right?"),
+        ("spotify", " The data spans 20 h from 1970-01-04."),
+        ("yambda", " The data spans 20 h."),
+    ],
+)
+def test_less_data_than_the_split_asks_for_is_said(source, told):
+    sessions = sessions_at(80, 100)
+    sessions.info["source"] = source
+    with pytest.raises(ConfigError) as error:
+        split_as(fields(), sessions)
+    assert str(error.value).endswith(told)

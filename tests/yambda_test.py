@@ -349,3 +349,17 @@ def test_progress_tells_of_reading_sorting_and_writing(tmp_path):
     assert list(seen) == ["reading", "sorting", "writing"]
     assert all(steps == sorted(steps) for steps in seen.values())
     assert all(steps[-1][0] == steps[-1][1] for steps in seen.values())
+
+
+def test_a_time_beyond_those_published_is_refused(tmp_path):
+    rows = log()
+    rows[THIRD]["timestamp"] = 2**32
+    path = flat(tmp_path / "l.parquet", rows, timestamp=pa.int64())
+    with pytest.raises(DataError, match="4294967296 is not a number of seconds from 0 to 42949672"):
+        yambda.prepare(path, tmp_path / "out")
+
+
+def test_events_without_listens(tmp_path):
+    path = flat(tmp_path / "l.parquet", [r for r in log() if r["event_type"] != "listen"])
+    with pytest.raises(DataError, match=r"l\.parquet has no listens"):
+        yambda.prepare(path, tmp_path / "out")

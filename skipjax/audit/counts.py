@@ -5,7 +5,14 @@ import numpy as np
 from skipjax.audit.data import Data
 from skipjax.audit.finding import Finding, counted, graded, listed, share
 from skipjax.audit.thresholds import CUT_NOTE, LEFT_OUT_NOTE, LEFT_OUT_WARNING
+from skipjax.data.dropped import PLURALS
 from skipjax.ids import FIRST_TRACK_ID
+
+
+def _words(name: str, whole: str) -> tuple[str, str]:
+    """What is counted, one and many; `whole` is what was dropped as a session."""
+    one = whole if name == "sessions" else name.rstrip("s")
+    return one, PLURALS.get(one, "")
 
 
 def size(data: Data) -> Finding:
@@ -14,7 +21,8 @@ def size(data: Data) -> Finding:
     left_out = {reason: int(count) for reason, count in split.left_out.items() if count}
     events_out = {reason: int(count) for reason, count in split.left_out_events.items()}
     before = {k: int(v) for k, v in (info.get("left_out") or {}).items() if v}
-    dropped = {k: int(v) for k, v in (info.get("dropped") or {}).items() if v}
+    dropped = {k: v for k, v in (info.get("dropped") or {}).items() if v}
+    whole = dropped.pop("of", "session")
     gone = sum(left_out.values())
     part = gone / (split.num_sessions + gone)
     words = [
@@ -30,7 +38,7 @@ def size(data: Data) -> Finding:
     if dropped:
         words.append(
             "preparation dropped "
-            + listed([counted(n, k.rstrip("s")) for k, n in dropped.items()])
+            + listed([counted(n, *_words(k, whole)) for k, n in dropped.items()])
             + " with bad values, listed in dropped.csv"
         )
     return Finding(

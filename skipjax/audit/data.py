@@ -1,5 +1,6 @@
 """The sessions as training would use them, in pieces that fit in memory."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from skipjax.data import layout
 from skipjax.data.parts import Split
 from skipjax.data.sessions import Sessions
 from skipjax.data.split import split_as
+from skipjax.errors import ConfigError, DataError
 from skipjax.ids import HELD_OUT
 
 CHUNK_EVENTS = 1 << 21
@@ -87,6 +89,18 @@ class Data:
           ConfigError: that is not possible, with the reason.
         """
         return _split(self.sessions, self.config.data, "temporal")
+
+    def possible(self, kind: str, **changes: Any) -> bool:
+        """Whether the sessions can be split so, with these fields of `config.data` changed."""
+        config = copy.deepcopy(self.config.data)
+        config.update_from_flattened_dict(
+            {name.replace("__", "."): value for name, value in changes.items()}
+        )
+        try:
+            _split(self.sessions, config, kind)
+        except (ConfigError, DataError):
+            return False
+        return True
 
     @property
     def num_sessions(self) -> int:

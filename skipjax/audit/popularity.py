@@ -34,7 +34,7 @@ def concentration(data: Data) -> Finding:
     advice = []
     if tops[0.01] >= TOP_WARNING:
         advice.append("A few tracks decide every mean: look at rare ones apart.")
-    if once >= ONE_PLAY_NOTE:
+    if once >= ONE_PLAY_NOTE and data.possible(data.config.data.split, min_plays=5):
         advice.append(
             "Tracks with one play cannot be both learned and asked for: "
             "--config.data.min_plays=5 leaves out those with fewer plays."
@@ -84,13 +84,13 @@ def most_popular(data: Data) -> Finding:
         graded(full, note=POPULAR_NOTE, warning=POPULAR_WARNING),
         graded(sampled, note=SAMPLED_POPULAR_NOTE, warning=SAMPLED_POPULAR_WARNING),
     )
+    among = f", and about {decimal(sampled, 3)} among {drawn:,} sampled ones" if drawn > 1 else ""
     return Finding(
         "most_popular",
         "The most-popular baseline",
         severity,
         f"Recommending the most played tracks to everybody gives HR@10 {decimal(full, 3)} among "
-        f"all tracks, and about {decimal(sampled, 3)} among {drawn:,} sampled ones: a model must "
-        "beat that.",
+        f"all tracks{among}: a model must beat that.",
         {"hr@10": full, "sampled_hr@10": sampled, "num_candidates": drawn},
         "Compare models with this baseline and among all tracks: a high HR may be popularity alone."
         if severity != "ok"

@@ -14,7 +14,7 @@ def too_few(data: Data, in_time: Split | None) -> Finding:
     split = in_time if config.data.split == "temporal" and in_time is not None else data.split
     tracks, longest = split.num_ids - FIRST_TRACK_ID, int(split.lengths.max())
     training = len(split.parts["train"].sessions)
-    outside = tracks - longest  # of a session at least
+    outside = max(tracks - longest, 0)  # of a session at least
     wrong, flags = [], []
     if config.data.max_length < longest:
         wrong.append(
@@ -24,8 +24,12 @@ def too_few(data: Data, in_time: Split | None) -> Finding:
         flags.append(f"--config.data.max_length={longest}")
     if config.eval.num_candidates > outside:
         wrong.append(
-            f"config.eval.num_candidates is {config.eval.num_candidates:,}, but only {outside:,} "
-            "tracks are sure to be outside a session"
+            f"config.eval.num_candidates is {config.eval.num_candidates:,}, but "
+            + (
+                f"only {counted(outside, 'track is', 'tracks are')} sure to be outside a session"
+                if outside
+                else "a session may have all the tracks there are"
+            )
         )
         if outside >= 1:
             flags.append(f"--config.eval.num_candidates={outside}")

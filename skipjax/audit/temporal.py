@@ -46,15 +46,13 @@ def test_period(data: Data) -> tuple[Finding, Split | None]:
     try:
         split = data.in_time()
     except ConfigError as error:
-        hours = _proposed(data)
         return Finding(
             name,
             title,
             "serious" if chosen else "note",
             f"{span}. The split in time ({told}) is not possible: {error}",
             numbers | {"parts": None, "at_a_boundary": None, "possible": False},
-            f"With --config.data.temporal.test_hours={hours:g} and the same valid_hours, about "
-            f"{share(_WANTED_SHARE)} of the sessions would be for the test.",
+            _tip(data),
         ), None
     counts = {which: len(part.sessions) for which, part in split.parts.items()}
     between = sum(count for why, count in split.left_out.items() if "boundary" in why)
@@ -64,13 +62,7 @@ def test_period(data: Data) -> tuple[Finding, Split | None]:
         scarce(counts["test"], warning=FEW_TESTS_WARNING, serious=FEW_TESTS_SERIOUS),
         graded(between / whole, note=STRADDLING_NOTE),
     )
-    advice = ""
-    if counts["test"] < FEW_TESTS_WARNING:
-        hours = _proposed(data)
-        advice = (
-            f"With --config.data.temporal.test_hours={hours:g} and the same valid_hours, about "
-            f"{share(_WANTED_SHARE)} of the sessions would be for the test."
-        )
+    advice = _tip(data) if counts["test"] < FEW_TESTS_WARNING else ""
     return Finding(
         name,
         title,
@@ -111,6 +103,21 @@ def _days(hours: float) -> str:
     return f"{hours / 24:,.0f} days" if hours >= 72 else f"{hours:.1f} hours"
 
 
+def _tip(data: Data) -> str:
+    """Which test period to choose; '' if there is none that leaves all three parts."""
+    hours = _proposed(data)
+    if data.possible("temporal", temporal__test_hours=hours):
+        valid = "the same valid_hours"
+    elif data.possible("temporal", temporal__test_hours=hours, temporal__valid_hours=hours):
+        valid = f"--config.data.temporal.valid_hours={hours:g}"
+    else:
+        return ""
+    return (
+        f"With --config.data.temporal.test_hours={hours:g} and {valid}, about "
+        f"{share(_WANTED_SHARE)} of the sessions would be for the test."
+    )
+
+
 def _proposed(data: Data) -> float:
     """Hours at the end in which a share of the sessions start that is enough for a test."""
     start = np.quantile(data.begins, 1 - _WANTED_SHARE, method="lower")
@@ -137,7 +144,12 @@ def cold(data: Data, in_time: Split | None) -> Finding:
     severity = worst(
         *(grade if which == chosen else at_worst("note", grade) for which, grade in grades.items())
     )
-    part = shares.get(chosen, 0.0)
+    advice = ""
+    if severity in ("warning", "serious"):
+        highest = decimal(1 - shares.get(chosen, 0.0), 2)
+        advice = f"No model can learn those, so its HR is at most {highest}."
+        if data.possible(chosen, min_plays=5):
+            advice += " --config.data.min_plays=5 leaves out rare tracks."
     return Finding(
         "cold",
         "Targets never seen in training",
@@ -148,8 +160,5 @@ def cold(data: Data, in_time: Split | None) -> Finding:
             "test_sessions": {"leave_one_out": len(data.split.parts["test"].sessions)}
             | ({"temporal": len(in_time.parts["test"].sessions)} if in_time else {})
         },
-        f"No model can learn those, so its HR is at most {decimal(1 - part, 2)}. "
-        "--config.data.min_plays=5 leaves out rare tracks."
-        if severity in ("warning", "serious")
-        else "",
+        advice,
     )

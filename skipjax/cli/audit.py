@@ -10,7 +10,7 @@ from ml_collections import config_flags as ml_config_flags
 from skipjax import files, terminal
 from skipjax.cli import config_flags
 from skipjax.cli.parsing import Parser
-from skipjax.errors import ConfigError, OutputError
+from skipjax.errors import ConfigError, DataError, OutputError
 from skipjax.limits import did_you_mean, fields, wanted
 
 _STYLES = {"serious": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
@@ -33,6 +33,8 @@ def run(arguments: Sequence[str]) -> None:
     args = parser.parse_args([argument for argument in arguments if argument not in changes])
     config = config_flags.config_of(args.config, changes) if args.config else _config_of(changes)
     folder = Path(args.folder)
+    if folder.is_file():
+        raise _no_folder(folder)
     out = Path(args.out) if args.out else _beside(folder)
     _check_outside(out, folder)
     # Imported here, so that a mistake in a flag answers at once.
@@ -51,6 +53,22 @@ def run(arguments: Sequence[str]) -> None:
     _print(found, verdict(found))
     terminal.say(f"{out / PAGE_NAME}  all of it, to read")
     terminal.say(f"{out / JSON_NAME}  the numbers")
+
+
+def _no_folder(path: Path) -> DataError:
+    from skipjax.data import recognise
+
+    fitting = [kind for kind in recognise.kinds(path) if kind in recognise.WHAT]
+    kind = fitting[0] if len(fitting) == 1 else "KIND"
+    looks = (
+        f" By its looks, this is {' or '.join(map(recognise.WHAT.get, fitting))}."
+        if fitting
+        else ""
+    )
+    return DataError(
+        f"{path} is a file; an audit looks through the folder that "
+        f"`python -m skipjax prepare {kind} {path} --out DIR` makes of it.{looks}"
+    )
 
 
 def _beside(folder: Path) -> Path:

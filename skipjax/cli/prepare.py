@@ -7,9 +7,22 @@ import shlex
 import time
 from collections.abc import Sequence
 
+import pyarrow.compute as pc
+
 from skipjax import terminal
 from skipjax.cli.parsing import Parser, choose, count, positive
-from skipjax.data import inter, lastfm, layout, mssd, recognise, rows, spotify, table, yambda
+from skipjax.data import (
+    inter,
+    lastfm,
+    layout,
+    mssd,
+    recognise,
+    rows,
+    spotify,
+    table,
+    temporal,
+    yambda,
+)
 from skipjax.data.dropped import described
 from skipjax.data.inputs import Progress
 from skipjax.data.sessions import Sessions
@@ -224,10 +237,25 @@ def _columns(args: argparse.Namespace) -> table.Columns:
     )
 
 
+def _times(sessions: Sessions) -> str:
+    """From when to when, which shows a wrong unit; '' if that is not known."""
+    unit = sessions.info.get("time_unit")
+    if not unit or "time" not in sessions.context.column_names:
+        return ""
+    ends = pc.min_max(sessions.context["time"])
+    first, last = ends["min"].as_py(), ends["max"].as_py()
+    if sessions.info.get("source") in temporal.RELATIVE:
+        return f"{(last - first) / (86_400 * layout.UNITS_PER_SECOND[unit]):,.1f} days"
+    return f"{temporal.as_date(first, unit)} to {temporal.as_date(last, unit)}"
+
+
 def _report(sessions: Sessions, args: argparse.Namespace, seconds: float) -> None:
     facts = sessions.summary()
     out = terminal.out()
-    out.print(terminal.sessions_table(f"sessions in {args.out}", facts, args.min_length))
+    shown = terminal.sessions_table(f"sessions in {args.out}", facts, args.min_length)
+    if times := _times(sessions):
+        shown.add_row("times", times)
+    out.print(shown)
     out.print(f"Prepared in {seconds:.1f} s. To train on it:", markup=False)
     out.print(
         "  python main.py --config=configs/sasrec_skip.py --config.data.source=prepared "

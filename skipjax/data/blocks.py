@@ -223,6 +223,12 @@ def _header(
             f"{name} has no line break in its first {len(line):,} bytes; lines must end in \\n or "
             "\\r\\n."
         )
+    if not text.strip():
+        with reading(name):
+            rest = file.read(_LONGEST_LINE)
+        raise DataError(
+            f"{name}: its first line is blank; remove it." if rest.strip() else f"{name} is empty."
+        )
     present = [column.strip() for column in _split(text, delimiter) or ()]
     if len(present) == 1 < len(types):
         _check_delimiter(name, text, delimiter, endings)

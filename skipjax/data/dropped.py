@@ -5,11 +5,13 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from skipjax.data.grouping import Groups, Locate, what_is_missing
 
+PLURALS = {"listener's log": "listeners' logs"}
 _COLUMNS = ("session_id", "events", "file", "row", "reason")
 
 
@@ -88,13 +90,17 @@ class Dropped:
         self._ends.append(self._ends[-1] + len(line))
 
 
-def described(counts: Mapping[str, int]) -> str:
-    """Says in words what `Dropped.counts` holds; '' if nothing."""
+def described(counts: Mapping[str, Any]) -> str:
+    """Says in words what `Dropped.counts` holds; '' if nothing.
+
+    `of`, if there, is what was dropped whole: "listener's log" or "sequence".
+    """
     parts = []
-    if counts.get("sessions"):
-        parts.append(f"{_number(counts, 'sessions')} ({_number(counts, 'events')})")
-    if counts.get("rows"):
-        parts.append(f"{_number(counts, 'rows')} whose session cannot be told")
+    if number := counts.get("sessions"):
+        whole = counts.get("of", "session")
+        parts.append(f"{_number(number, whole)} ({_number(counts['events'], 'event')})")
+    if number := counts.get("rows"):
+        parts.append(f"{_number(number, 'row')} whose session cannot be told")
     return " and ".join(parts)
 
 
@@ -105,5 +111,5 @@ def _line(values: Iterable[object]) -> bytes:
     return line.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _number(counts: Mapping[str, int], what: str) -> str:
-    return f"{counts[what]:,} {what if counts[what] != 1 else what.removesuffix('s')}"
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what if count == 1 else PLURALS.get(what, f'{what}s')}"

@@ -5,6 +5,8 @@ What is refused is an error, or noted as a fault of its row: see `Block.refuse`.
 
 import dataclasses
 import datetime
+import decimal
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +29,7 @@ _DAY_FIRST = re.compile("([0-9]{2})/([0-9]{2})/([0-9]{4})")
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
 
 _INTEGER_TIME = r"^-?[0-9]{1,19}(\.0+)?$"
+_EXPONENT = re.compile(r"-?[0-9]+(\.[0-9]*)?[eE]\+?[0-9]{1,3}")
 # Years that fit into 64 bits of nanoseconds; of others pyarrow may make anything.
 _DAY = "(1[789]|2[01])[0-9]{2}-[0-9]{2}-[0-9]{2}"
 _CLOCK_TIME = rf"^{_DAY}([T ][0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,9}})?)?)?"
@@ -250,6 +253,8 @@ def time_form(block: Block, column: str) -> str:
         for form, (pattern, _) in _TIME_FORMS.items():
             if text is not None and re.match(pattern, text):
                 return form
+        if text is not None and _spelled_out(text):
+            return "an integer"
         block.refuse([row], column, "an integer or a date and time (ISO 8601)")
     return ""
 
@@ -276,10 +281,12 @@ def times(block: Block, column: str, form: str) -> np.ndarray:
     if not form:
         return np.zeros(len(array), np.int64)
     pattern, target = _TIME_FORMS[form]
-    expected = f"{form} like the first one" if form != "an integer" else form
+    expected: str | Callable[[int], str] = f"{form} like the first one"
+    if form == "an integer":
+        expected = functools.partial(_why_no_integer, block.table[column])
     if not _is_text(_value_type(array.type)):
         if time_form(block, column) != form:
-            raise _wrong_type(block, column, expected)
+            raise _wrong_type(block, column, expected if isinstance(expected, str) else form)
         return _cast(block, column, array, target, expected)
     if pa.types.is_dictionary(array.type):
         texts = array.dictionary
@@ -290,12 +297,45 @@ def times(block: Block, column: str, form: str) -> np.ndarray:
         array = pa.DictionaryArray.from_arrays(array.indices, texts).dictionary_decode()
     good = pc.match_substring_regex(array, pattern).fill_null(False)
     bad = np.flatnonzero(~np.asarray(good))
+    if bad.size and form == "an integer":
+        found = {row: _spelled_out(array[row].as_py() or "") for row in bad.tolist()}
+        mask = np.zeros(len(array), bool)
+        mask[[row for row, text in found.items() if text]] = True
+        texts = pa.array(filter(None, found.values()), array.type)
+        array = pc.replace_with_mask(array, pa.array(mask), texts)
+        good, bad = pc.or_(good, pa.array(mask)), bad[~mask[bad]]
     if bad.size:
         block.refuse(bad, column, expected)
         array = pc.if_else(good, array, None)
     if form == "an integer":
         array = pc.replace_substring_regex(array, r"\.0+$", "")
     return _cast(block, column, array, target, expected)
+
+
+def _spelled_out(text: str) -> str:
+    """1.23e9 as 1230000000, exactly; '' if that is no whole number, or one beyond 64 bits."""
+    if len(text) > _LONGEST_TIME or not _EXPONENT.fullmatch(text):
+        return ""
+    number = decimal.Decimal(text)
+    if number.adjusted() > 18 or number != number.to_integral_value():
+        return ""
+    return str(int(number))
+
+
+def _why_no_integer(column: pa.ChunkedArray, row: int) -> str:
+    """What a time or position should be that is no whole number, or not one of 64 bits."""
+    value = column[row].as_py()
+    text = str(value)
+    if len(text) > _LONGEST_TIME or not _NUMBER.fullmatch(text):
+        return "an integer"
+    number = decimal.Decimal(text)
+    if number.adjusted() > 18 or abs(number) >= 1 << 63:
+        return "within 64 bits: it is too large"
+    if number != number.to_integral_value():
+        return "an integer: whole numbers are needed, so round the column"
+    if isinstance(value, float):
+        return "within what a float holds exactly: it is too large"
+    return "an integer"
 
 
 def encode(block: Block, column: str) -> pa.DictionaryArray:
@@ -327,7 +367,11 @@ def encode(block: Block, column: str) -> pa.DictionaryArray:
 
 
 def _cast(
-    block: Block, column: str, array: pa.Array, target: pa.DataType, expected: str
+    block: Block,
+    column: str,
+    array: pa.Array,
+    target: pa.DataType,
+    expected: str | Callable[[int], str],
 ) -> np.ndarray:
     """[rows] int64: values cast to `target`, 0 where that fails or there is none; exact."""
     bad = np.asarray(array.is_null())

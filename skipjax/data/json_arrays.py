@@ -17,6 +17,8 @@ def read_objects(
 ) -> Iterator[tuple[list[dict[str, Any]], int]]:
     """Yields objects, as many as some bytes hold, and the number of the first of them, from 1.
 
+    Of an empty array there are none.
+
     Args:
       file: stream of bytes, UTF-8 with or without a byte order mark.
       name: of the file, for messages.
@@ -81,10 +83,8 @@ def read_objects(
         raise DataError(
             f"{name} is cut short: its array has no end; fetch it again."
             if opened
-            else f"{name} is empty."
+            else f"{name} is empty; remove it or fetch it again."
         )
-    if first == 1:
-        raise DataError(f"{name} has no objects.")
 
 
 def _skip(text: str, place: int) -> int:

@@ -85,6 +85,7 @@ def prepare(
         max_length=max_length,
         num_sessions=num_sessions,
         on_bad_session=on_bad_session,
+        whole="listener's log",
         progress=progress,
     ) as writer:
         writer.info["inferred"] = True

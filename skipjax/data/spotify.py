@@ -4,9 +4,11 @@ Of all that it tells, only what the store below names is read on: no address, ac
 device enters it.
 """
 
+import collections
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from skipjax.data.inputs import Progress, Sources, find, open_stream, position
 from skipjax.data.json_arrays import read_objects
 from skipjax.data.sessions import Sessions
 from skipjax.data.writer import SessionsWriter
-from skipjax.errors import DataError
+from skipjax.errors import BadSessionError, DataError
 
 GAP_MINUTES = 30.0
 NAMES = ("Streaming_History_Audio", "endsong")  # how the files begin, lately and until 2022
@@ -34,7 +36,10 @@ _BUTTONS = ("fwdbtn", "backbtn")
 _OTHERS = ("spotify_episode_uri", "audiobook_uri", "audiobook_chapter_uri")  # no music
 _READ = ("ts", "ms_played", "skipped", "reason_start", "reason_end", "shuffle", "offline")
 _TRACK = "spotify_track_uri"
+_SPOKEN = "podcasts and audiobooks"
 NEEDED = ("ts", "ms_played", _TRACK)
+_URI = "^spotify:track:[0-9A-Za-z]{22}$"
+_LOCAL = "spotify:local:"  # a listener's own files
 _UNUSED = {"ts": "1970-01-01T00:00:00Z", "ms_played": "0", _TRACK: "-"}  # of what is left out
 
 
@@ -55,8 +60,8 @@ def prepare(
     The files of one folder are one listener's log. It is ordered by `ts`, when a play ended. A
     play that was `skipped` has level 2, or 1 if it took less than 10 s. Where that was not logged
     (null, in older files), the level is 2 if the next or previous button ended it within 30 s.
-    Podcasts and audiobooks, plays without a track, and plays that are there twice are left out and
-    counted.
+    Podcasts and audiobooks, plays without a track or of a listener's own files, and plays that are
+    there twice are left out and counted.
 
     Args:
       sources: a folder, several (of several listeners), or files.
@@ -76,6 +81,7 @@ def prepare(
         whole file); nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
+    paths = files(sources)
     with SessionsWriter(
         out,
         source="spotify",
@@ -86,14 +92,24 @@ def prepare(
         max_length=max_length,
         num_sessions=num_sessions,
         on_bad_session=on_bad_session,
+        whole="listener's log",
         progress=progress,
     ) as writer:
+        entries, counted = 0, collections.Counter()
         for block, left_out in read(
-            sources, on_bad_session=on_bad_session, progress=progress, block_bytes=block_bytes
+            paths, on_bad_session=on_bad_session, progress=progress, block_bytes=block_bytes
         ):
             writer.add(block)
-            for what, number in left_out.items():
-                writer.leave_out(what, number)
+            entries += block.table.num_rows
+            counted.update(left_out)
+        for what, number in counted.items():
+            writer.leave_out(what, number)
+        if entries == counted.total():
+            spoken = " (all are podcasts or audiobooks)" if entries == counted[_SPOKEN] else ""
+            raise DataError(
+                f"{named(paths)}: none of its {entries:,} entries is a track that was "
+                f"played{spoken}."
+            )
     return Sessions.open(out)
 
 
@@ -115,8 +131,16 @@ def read(
     """
     paths = files(sources)
     total = sum(path.stat().st_size for path in paths)
+    alone = len({path.resolve().parent for path in paths}) == 1
     for block, left_out, done in ahead(_blocks(paths, block_bytes)):
-        yield _parsed(noting(block, on_bad_session)), left_out
+        try:
+            parsed = _parsed(noting(block, on_bad_session))
+        except BadSessionError as error:
+            if not alone:
+                raise
+            # To leave out the only listener would leave nothing.
+            raise DataError(f"{error.args[0]}; correct or remove the entry.") from error
+        yield parsed, left_out
         if progress:
             progress(done, total, "reading")
 
@@ -125,7 +149,7 @@ def _blocks(paths: list[Path], block_bytes: int) -> Iterator[tuple[Block, dict[s
     """Blocks of text and nulls, what of them is no music, and how many bytes have been read."""
     folders = sorted({path.resolve().parent for path in paths})
     accounts: dict[Path, Any] = {}
-    before = 0
+    before, some = 0, False
     for path in paths:
         folder = path.resolve().parent
         listener = f"listener-{folders.index(folder) + 1}"
@@ -134,9 +158,17 @@ def _blocks(paths: list[Path], block_bytes: int) -> Iterator[tuple[Block, dict[s
                 if first == 1:
                     check_columns(f"{path}, object 1,", list(objects[0]), NEEDED)
                 _check_account(accounts, folder, objects)
+                some = True
                 table, left_out = _table(objects, listener)
                 yield Block(table, str(path), first), left_out, before + position(raw)
         before += path.stat().st_size
+    if not some:
+        raise DataError(f"{named(paths)} has no objects.")
+
+
+def named(paths: Sequence[Path]) -> str:
+    """The file, or the folder of the first of several, for messages."""
+    return str(paths[0] if len(paths) == 1 else paths[0].parent)
 
 
 def _check_account(accounts: dict[Path, Any], folder: Path, objects: list[dict]) -> None:
@@ -151,14 +183,14 @@ def _check_account(accounts: dict[Path, Any], folder: Path, objects: list[dict])
 
 
 def _table(objects: Sequence[dict[str, Any]], listener: str) -> tuple[pa.Table, dict[str, int]]:
-    music = np.array([value.get(_TRACK) is not None for value in objects])
+    music = np.array([_is_music(value.get(_TRACK)) for value in objects])
     spoken = sum(
         any(value.get(name) is not None for name in _OTHERS)
         for value, kept in zip(objects, music, strict=True)
         if not kept
     )
     left_out = {
-        "podcasts and audiobooks": spoken,
+        _SPOKEN: spoken,
         "plays without a track": int((~music).sum()) - spoken,
     }
     columns = {
@@ -173,6 +205,10 @@ def _table(objects: Sequence[dict[str, Any]], listener: str) -> tuple[pa.Table, 
     }
     columns["listener"] = pa.array([listener] * len(objects), TEXT)
     return pa.table(columns | {"kept": music}), left_out
+
+
+def _is_music(uri: Any) -> bool:
+    return uri is not None and not (isinstance(uri, str) and uri.startswith(_LOCAL))
 
 
 def _text(value: Any) -> str | None:
@@ -211,7 +247,7 @@ def _parsed(block: Block) -> Block:
     )
     parsed = {
         "session_id": fields.ids(block, "listener"),
-        "track_id": fields.ids(block, _TRACK),
+        "track_id": _tracks(block),
         "order": order,
         "level": levels.astype(np.int8),
         "kept": table["kept"],
@@ -222,6 +258,14 @@ def _parsed(block: Block) -> Block:
         "offline": _flag(block, "offline"),
     }
     return dataclasses.replace(block, table=pa.table(parsed))
+
+
+def _tracks(block: Block) -> pa.DictionaryArray:
+    tracks = fields.ids(block, _TRACK)
+    good = np.array([bool(re.match(_URI, uri)) for uri in tracks.dictionary.to_pylist()])
+    bad = ~good[tracks.indices.to_numpy()] & block.table["kept"].to_numpy()
+    block.refuse(np.flatnonzero(bad), _TRACK, "spotify:track: with 22 letters or digits")
+    return tracks
 
 
 def _flag(block: Block, name: str) -> np.ndarray:

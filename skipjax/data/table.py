@@ -19,6 +19,7 @@ UNKNOWN = "?"  # unit of times
 # Of a file, the columns with these types, in blocks of so many bytes: see `rows.read`.
 ReadRows = Callable[[Path, Mapping[str, pa.DataType], int], Iterator[tuple[Block, int]]]
 _MOST_PERCENT = 2**15 - 1
+_FIRST_SECOND, _LAST_SECOND = -2_208_988_800, 9_214_646_400  # the years 1900 and 2262 begin
 _RATINGS = (-1e9, 1e9)  # the least and the greatest; as float32 they stay finite
 
 
@@ -172,6 +173,7 @@ def prepare(
         max_length=max_length,
         num_sessions=num_sessions,
         on_bad_session=on_bad_session,
+        whole="sequence" if gap_minutes else "session",
         progress=progress,
     ) as writer:
         blocks = read(
@@ -257,7 +259,7 @@ def _parsed(block: Block, columns: Columns, form: str) -> Block:
     table = {
         "session_id": fields.ids(block, columns.session_column),
         "track_id": fields.ids(block, columns.track_column),
-        "order": fields.times(block, columns.order_column, form),
+        "order": _order(block, columns, form),
         "level": levels.astype(np.int8),
     }
     if columns.time_column:
@@ -272,3 +274,14 @@ def _parsed(block: Block, columns: Columns, form: str) -> Block:
         table["rating"] = rating.astype(np.float32)
     table |= {name: fields.context(block, name) for name in columns.context_columns}
     return dataclasses.replace(block, table=pa.table(table))
+
+
+def _order(block: Block, columns: Columns, form: str) -> np.ndarray:
+    """[rows] int64; times of a known unit must be those of somebody who listens."""
+    order, unit = fields.times(block, columns.order_column, form), _unit(columns, form)
+    if form == "an integer" and unit in layout.UNITS_PER_SECOND:
+        per_second = layout.UNITS_PER_SECOND[unit]
+        beyond = (order < _FIRST_SECOND * per_second) | (order >= _LAST_SECOND * per_second)
+        expected = f"a time in {unit} from 1900 to 2261 (is time_unit right?)"
+        block.refuse(np.flatnonzero(beyond), columns.order_column, expected)
+    return order

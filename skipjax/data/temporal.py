@@ -8,6 +8,8 @@ from skipjax.data.layout import UNITS_PER_SECOND
 from skipjax.data.sessions import Sessions
 from skipjax.errors import ConfigError
 
+RELATIVE = ("yambda",)  # sources whose times do not count from 1970
+
 
 def temporal_parts(
     sessions: Sessions,
@@ -37,6 +39,13 @@ def temporal_parts(
       ConfigError: there are no times, or a part is empty.
     """
     timed = sessions.times()
+    if timed is None and "time" in sessions.context.column_names:
+        units = ", ".join(UNITS_PER_SECOND)
+        raise ConfigError(
+            "config.data.split is 'temporal', but it is not known what unit the times of these "
+            f"sessions are in (one of {units}); give it, as in --config.data.table.time_unit=s, or "
+            "prepare them with --time_unit."
+        )
     if timed is None:
         raise ConfigError(
             "config.data.split is 'temporal', but these sessions have no times; prepare them with "
@@ -58,7 +67,9 @@ def temporal_parts(
         "test": kept & ~_before(starts, test_from),
     }
     if not all(part.any() for part in parts.values()):
-        raise ConfigError(_empty(temporal, int(kept.sum()), parts))
+        oldest = int(times.min()) if len(times) else newest
+        told = _short_span(sessions, temporal, oldest, newest, unit)
+        raise ConfigError(f"{_empty(temporal, int(kept.sum()), parts)}{told}")
     return parts
 
 
@@ -73,9 +84,10 @@ def _empty(temporal: Any, number: int, parts: dict[str, np.ndarray]) -> str:
             f"with; raise {field}.test_hours."
         )
     if parts["test"].sum() == number:
+        start = f"all {number} sessions start" if number != 1 else "the only session starts"
         return (
-            f"all {number} sessions start in the last {hours:g} h, so there is none to train on; "
-            f"lower {field}.test_hours."
+            f"{start} in the last {hours:g} h, so there is none to train on; lower "
+            f"{field}.test_hours."
         )
     if not parts["train"].any():
         return (
@@ -87,6 +99,22 @@ def _empty(temporal: Any, number: int, parts: dict[str, np.ndarray]) -> str:
         f"{hours:g} h and ends {apart} before those, so there is none to validate with; raise "
         f"{field}.valid_hours."
     )
+
+
+def _short_span(sessions: Sessions, temporal: Any, oldest: int, newest: int, unit: str) -> str:
+    """A sentence, with a space before it, where there is less data than the split asks for."""
+    hours = (newest - oldest) / (3600 * UNITS_PER_SECOND[unit])
+    if hours >= temporal.test_hours + temporal.valid_hours:
+        return ""
+    source = sessions.info.get("source")
+    since = "" if source in RELATIVE else f" from {as_date(oldest, unit)[:10]}"
+    doubt = "; is time_unit right?" if source in ("table", "inter") else "."
+    return f" The data spans {hours:.3g} h{since}{doubt}"
+
+
+def as_date(time: int, unit: str) -> str:
+    """A time since 1970 as YYYY-MM-DD hh:mm, UTC."""
+    return str(np.datetime64(int(time), unit).astype("datetime64[m]")).replace("T", " ")
 
 
 def temporal_name(temporal: Any) -> str:

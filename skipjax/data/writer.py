@@ -54,6 +54,7 @@ class SessionsWriter:
         gap_minutes: float = 0,
         newest_first: bool = False,
         refine: Refine | None = None,
+        whole: str = "session",
         track_features: Sources | None = None,
         progress: Progress | None = None,
         partition_rows: int = PARTITION_ROWS,
@@ -75,6 +76,7 @@ class SessionsWriter:
             to length; 0 does not.
           newest_first: rows that tie come from the last to the first.
           refine: is given sorted sequences before they are cut, each of them whole.
+          whole: what is dropped where a row has a fault: "session", or what sessions are cut from.
           track_features: files of MSSD's, to be laid beside the tracks.
           progress: called with bytes done, bytes in all, and what is being done.
           partition_rows: how many rows may be sorted in memory at a time.
@@ -101,6 +103,7 @@ class SessionsWriter:
         self._gap_minutes = gap_minutes
         self._newest_first = newest_first
         self._refine = refine
+        self._whole = {"of": whole} if whole != "session" else {}
         self._track_features = track_features
         self._folder = folder
         self._min_length, self._max_length = min_length, max_length
@@ -267,7 +270,7 @@ class SessionsWriter:
         if self.time_unit:
             self.info["time_unit"] = self.time_unit
         if self._dropping:
-            self.info["dropped"] = self._dropped.counts
+            self.info["dropped"] = self._dropped.counts | self._whole
             self._dropped.write(self._work / layout.DROPPED)
 
     def _sessions(self, bound: np.uint64, counts: dict[str, int]) -> Iterator[pa.Table]:
@@ -337,7 +340,7 @@ class SessionsWriter:
             )
         return DataError(
             f"no good session has {self._min_length} or more events {short}; dropped were "
-            f"{described(self._dropped.counts)}, first {self._dropped.first}."
+            f"{described(self._dropped.counts | self._whole)}, first {self._dropped.first}."
         )
 
     def _not_written(self, error: OSError) -> OutputError:

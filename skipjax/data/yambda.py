@@ -31,6 +31,7 @@ _LISTENERS = 64  # of the sequential form, read at a time
 _COLUMNS = ("uid", "timestamp", "item_id", "is_organic", "played_ratio_pct")
 _EVENT = "event_type"
 _MOST_PERCENT = 2**15 - 1
+_LAST_SECOND = 2**32 - 1  # as published, they are uint32
 
 # What `reaction` holds of a row until reactions have found their play.
 _LISTEN = 0
@@ -88,12 +89,19 @@ def prepare(
         max_length=max_length,
         num_sessions=num_sessions,
         on_bad_session=on_bad_session,
+        whole="listener's log",
         progress=progress,
     ) as writer:
+        rows, listens = 0, False
         for block in read(
             paths, on_bad_session=on_bad_session, progress=progress, block_rows=block_rows
         ):
             writer.add(block)
+            if not listens:
+                listens = not reactions or not block.table["reaction"].to_numpy().all()
+            rows += block.table.num_rows
+        if rows and not listens:
+            raise DataError(f"{paths[0]} has no listens; give a file that has.")
     return Sessions.open(out)
 
 
@@ -213,6 +221,8 @@ def _parsed(block: Block) -> Block:
     listens = kinds == _LISTEN
     percent = fields.whole(block, "played_ratio_pct", 0, where=listens).clip(max=_MOST_PERCENT)
     order = fields.times(block, "timestamp", "an integer")
+    beyond = np.flatnonzero((order < 0) | (order > _LAST_SECOND))
+    block.refuse(beyond, "timestamp", f"a number of seconds from 0 to {_LAST_SECOND}")
     table = {
         "session_id": fields.ids(block, "uid"),
         "track_id": fields.whole(block, "item_id", 0),
