@@ -34,6 +34,6 @@ def check_choices(section: Any, name: str) -> None:
       ConfigError: naming the field, its value and the choices.
     """
     for field, choices in CHOICES.items():
-        within, _, last = field.partition(".")
+        within, _, last = field.rpartition(".")
         if within == name and (value := getattr(section, last)) not in choices:
             raise ConfigError(f"config.{field} is {value!r}; choose one of {choices}.")

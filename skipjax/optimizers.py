@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from skipjax.errors import ConfigError
-
-_DECAYS = ("constant", "linear", "cosine")
+from skipjax.choices import check_choices
 
 
 def make_adam(optimizer: Any, epsilon: float) -> optax.GradientTransformation:
@@ -20,19 +18,11 @@ def make_adam(optimizer: Any, epsilon: float) -> optax.GradientTransformation:
     Raises:
       ConfigError: a field with an impossible value.
     """
-    check_decay(optimizer)
+    check_choices(optimizer, "optimizer")
     parts = [optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=epsilon)]
     if optimizer.weight_decay:
         parts.append(optax.add_decayed_weights(optimizer.weight_decay))
     return optax.chain(*parts)
-
-
-def check_decay(optimizer: Any) -> None:
-    """Raises ConfigError for an unknown `config.optimizer.decay`."""
-    if optimizer.decay not in _DECAYS:
-        raise ConfigError(
-            f"config.optimizer.decay is {optimizer.decay!r}; choose one of {_DECAYS}."
-        )
 
 
 def clip_factor(clip_norm: float, gradients: Any) -> jax.Array | float:

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from skipjax import targets
+from skipjax.choices import CHOICES
 from skipjax.encoders import Encoder
 from skipjax.ids import FIRST_TRACK_ID, PAD_ID, UNKNOWN, check_ids
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = CHOICES["eval.precision"]
 
 SESSIONS = 64  # batches are padded to a multiple of this
 _IDS = 512  # rows of the table in a product are a multiple of this

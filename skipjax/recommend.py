@@ -17,6 +17,7 @@ from skipjax import files
 from skipjax.data import batches, recommendations
 from skipjax.data.catalogue import Encoded, encode
 from skipjax.data.histories import Columns, Histories, from_lists, from_table, is_table
+from skipjax.data.inputs import counted
 from skipjax.errors import CheckpointError, ConfigError, DataError
 from skipjax.ids import FIRST_TRACK_ID, PAD_ID, PLAYED, SKIPPED, UNKNOWN
 from skipjax.model import Model
@@ -47,23 +48,23 @@ class Report:
         if self.unknown:
             examples = ", ".join(map(repr, self.examples))
             said.append(
-                f"{self.unknown:,} of {plural(self.events, 'event')} on tracks that the model does "
-                f"not know, such as {examples}: passed over."
+                f"{self.unknown:,} of {counted(self.events, 'event')} on tracks that the model "
+                f"does not know, such as {examples}: passed over."
             )
         if self.fallbacks:
             said.append(
-                f"{self.fallbacks:,} of {plural(self.sessions, 'session')} without a track that "
+                f"{self.fallbacks:,} of {counted(self.sessions, 'session')} without a track that "
                 "the model knows: given the most played ones, without a score."
             )
         if short := self.sessions - self.full:
             said.append(
-                f"{short:,} of {plural(self.sessions, 'session')} with fewer recommendations than "
+                f"{short:,} of {counted(self.sessions, 'session')} with fewer recommendations than "
                 "asked for: all other tracks that the model knows were heard there."
             )
         if self.dropped or self.dropped_rows:
-            rows = f" and {plural(self.dropped_rows, 'row')} of no session"
+            rows = f" and {counted(self.dropped_rows, 'row')} of no session"
             said.append(
-                f"Dropped: {plural(self.dropped, 'session')}{rows if self.dropped_rows else ''}; "
+                f"Dropped: {counted(self.dropped, 'session')}{rows if self.dropped_rows else ''}; "
                 f"first {self.first_fault}."
             )
         return said
@@ -311,11 +312,6 @@ class Recommender:
         hidden = model.hidden(batch["tracks"], batch["valid"], feedback)
         exclude = _seen(encoded, rows, (shape[0], width)) if width else None
         return model.best(hidden, exclude, k)
-
-
-def plural(number: int, noun: str) -> str:
-    """As in 1 session, 2,000 sessions."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _seen(encoded: Encoded, rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -31,8 +31,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from skipjax.choices import check_choices
 from skipjax.errors import ConfigError
-from skipjax.optimizers import check_decay, schedule_factor
+from skipjax.optimizers import schedule_factor
 
 # Rows that are updated at a time, so that what lies between fits a CPU's cache.
 _CHUNK = 8192
@@ -90,7 +91,7 @@ def make_catch_up(optimizer: Any, num_steps: int) -> CatchUp:
     Raises:
       ConfigError: a field with a value that deferred Adam cannot take.
     """
-    check_decay(optimizer)
+    check_choices(optimizer, "optimizer")
     b1, b2 = _betas(optimizer)
     if b1 * b1 >= b2:
         raise ConfigError(

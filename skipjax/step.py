@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from skipjax import row_adam
+from skipjax.choices import check_choices
 from skipjax.encoders import Encoder, init_params
-from skipjax.errors import ConfigError
 from skipjax.ids import HELD_OUT
 from skipjax.objective import Objective, Weights
 from skipjax.optimizers import clip_factor, make_adam, schedule_factor
-
-_TABLE_OPTIMIZERS = ("deferred", "dense", "lazy")
 
 
 @flax.struct.dataclass
@@ -77,10 +75,7 @@ def by_rows(config: Any, num_ids: int) -> bool:
     there is no difference.
     """
     table, draws = config.optimizer.table, config.sampling
-    if table not in _TABLE_OPTIMIZERS:
-        raise ConfigError(
-            f"config.optimizer.table is {table!r}; choose one of {_TABLE_OPTIMIZERS}."
-        )
+    check_choices(config.optimizer, "optimizer")
     if table == "dense" or draws.scope == "full":
         return False
     sessions = config.train.batch_size

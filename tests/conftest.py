@@ -4,6 +4,7 @@ import functools
 import gc
 import json
 import os
+import signal
 import sys
 import tempfile
 
@@ -17,6 +18,9 @@ from skipjax.data.sessions import Sessions
 from skipjax.workdir import as_json
 
 COMPILED = "SKIPJAX_TESTS_COMPILED"  # a folder of compiled programs, shared by all workers
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells have it for what runs behind them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)

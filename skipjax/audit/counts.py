@@ -3,9 +3,10 @@
 import numpy as np
 
 from skipjax.audit.data import Data
-from skipjax.audit.finding import Finding, counted, graded, listed, share
+from skipjax.audit.finding import Finding, graded, listed, share
 from skipjax.audit.thresholds import CUT_NOTE, LEFT_OUT_NOTE, LEFT_OUT_WARNING
 from skipjax.data.dropped import PLURALS
+from skipjax.data.inputs import counted
 from skipjax.ids import FIRST_TRACK_ID
 
 

@@ -82,11 +82,6 @@ def share(value: float) -> str:
     return f"{text} %"
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """1 session, 1,234 sessions."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
-
-
 def listed(names: list[str]) -> str:
     """a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

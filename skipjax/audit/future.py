@@ -3,8 +3,9 @@
 import numpy as np
 
 from skipjax.audit.data import Data
-from skipjax.audit.finding import NO_TIMES, Finding, counted, graded, share, unknown
+from skipjax.audit.finding import NO_TIMES, Finding, graded, share, unknown
 from skipjax.audit.thresholds import FUTURE_SERIOUS, FUTURE_WARNING, SMALL_EFFECT
+from skipjax.data.inputs import counted
 from skipjax.study.wording import decimal
 
 MOST_TARGETS = 100_000  # sampled, to look for among later sessions

@@ -3,7 +3,7 @@
 import numpy as np
 
 from skipjax.audit.data import Chunk, Data
-from skipjax.audit.finding import NO_TIMES, Finding, counted, graded, share, unknown, worst
+from skipjax.audit.finding import NO_TIMES, Finding, graded, share, unknown, worst
 from skipjax.audit.thresholds import (
     COARSE_SECONDS,
     LARGE_EFFECT,
@@ -12,6 +12,7 @@ from skipjax.audit.thresholds import (
     TIES_SERIOUS,
     TIES_WARNING,
 )
+from skipjax.data.inputs import counted
 
 _MIX = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of splitmix64
 

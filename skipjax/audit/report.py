@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from skipjax.audit import sections
-from skipjax.audit.finding import SEVERITIES, counted, listed
+from skipjax.audit.finding import SEVERITIES, listed
+from skipjax.data.inputs import counted
 from skipjax.files import write_atomically
 from skipjax.study.report import page
 
@@ -54,29 +55,12 @@ def report(audit: Mapping[str, Any]) -> str:
     parts = [("findings", "Findings", _findings(audit)), *sections.charts(audit)]
     parts += [("numbers", "All numbers", sections.numbers(audit))]
     parts += [("facts", "Facts", sections.facts(audit))]
-    parts = [part for part in parts if part[2]]
-    links = "".join(
-        f'<li><a href="#{name}">{page.escape(heading)}</a></li>' for name, heading, _ in parts
+    name, about = page.escape(audit["name"]), page.escape(sections.about(audit))
+    lead = (
+        f'<p class="lead"><strong>{name}</strong>: {about}</p>\n'
+        f'<p class="verdict">{page.escape(verdict(audit))}</p>\n{_notice(audit)}'
     )
-    body = "\n".join(
-        f'<section id="{name}">\n<h2>{page.escape(heading)}</h2>\n{text}\n</section>'
-        for name, heading, text in parts
-    )
-    title = page.escape(audit["name"])
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        # The browser itself refuses every request and script.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<link rel="icon" href="data:,">\n<title>Data audit: {title}</title>\n'
-        f"<style>{page.CSS}{_CSS}</style>\n</head>\n<body>\n<header>\n<h1>Data audit</h1>\n"
-        f'<p class="lead"><strong>{title}</strong>: {page.escape(sections.about(audit))}</p>\n'
-        f'<p class="verdict">{page.escape(verdict(audit))}</p>\n{_notice(audit)}</header>\n'
-        f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>\n{body}\n</main>\n'
-        "</body>\n</html>\n"
-    )
+    return page.document(f"Data audit: {audit['name']}", "Data audit", lead, parts, _CSS)
 
 
 def verdict(audit: Mapping[str, Any]) -> str:

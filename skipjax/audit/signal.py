@@ -14,8 +14,9 @@ import numpy as np
 from skipjax.audit import auc as measures
 from skipjax.audit.data import Chunk, Data
 from skipjax.audit.feedback import has_hours, hours_of
-from skipjax.audit.finding import Finding, counted
+from skipjax.audit.finding import Finding
 from skipjax.audit.thresholds import AUC_NONE, AUC_TOO_GOOD, AUC_WEAK
+from skipjax.data.inputs import counted
 
 MOST_SESSIONS = 100_000  # to test on; a whole chunk more or less
 MOST_EVENTS = 500_000  # to fit the regression on

@@ -1,8 +1,9 @@
 """Whether there is enough for what the config asks of the data."""
 
 from skipjax.audit.data import Data
-from skipjax.audit.finding import Finding, counted, listed, scarce
+from skipjax.audit.finding import Finding, listed, scarce
 from skipjax.audit.thresholds import FEW_TESTS_SERIOUS, FEW_TESTS_WARNING
+from skipjax.data.inputs import counted
 from skipjax.data.parts import Split
 from skipjax.ids import FIRST_TRACK_ID
 from skipjax.study.wording import decimal

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from skipjax import files, terminal
 from skipjax.cli.parsing import Parser, positive
 from skipjax.data import histories, recommendations, rows
-from skipjax.data.inputs import shown
+from skipjax.data.inputs import counted, shown
 from skipjax.errors import ConfigError, DataError
 
 
@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     # Imported here, so that a mistake in a flag answers at once.
     from absl import logging
 
-    from skipjax.recommend import Recommender, Report, plural
+    from skipjax.recommend import Recommender, Report
 
     logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of what is raised anyway
     start = time.monotonic()
@@ -56,8 +56,8 @@ def run(arguments: Sequence[str]) -> None:
             "--level_column."
         )
     terminal.say(
-        f"{args.output}: {plural(report.recommendations, 'recommendation')} for "
-        f"{plural(report.sessions, 'session')}, in {seconds:.1f} s"
+        f"{args.output}: {counted(report.recommendations, 'recommendation')} for "
+        f"{counted(report.sessions, 'session')}, in {seconds:.1f} s"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from skipjax.data.grouping import Groups, Locate, what_is_missing
+from skipjax.data.inputs import counted
 
 PLURALS = {"listener's log": "listeners' logs"}
 _COLUMNS = ("session_id", "events", "file", "row", "reason")
@@ -98,9 +99,10 @@ def described(counts: Mapping[str, Any]) -> str:
     parts = []
     if number := counts.get("sessions"):
         whole = counts.get("of", "session")
-        parts.append(f"{_number(number, whole)} ({_number(counts['events'], 'event')})")
+        dropped = counted(number, whole, PLURALS.get(whole, ""))
+        parts.append(f"{dropped} ({counted(counts['events'], 'event')})")
     if number := counts.get("rows"):
-        parts.append(f"{_number(number, 'row')} whose session cannot be told")
+        parts.append(f"{counted(number, 'row')} whose session cannot be told")
     return " and ".join(parts)
 
 
@@ -109,7 +111,3 @@ def _line(values: Iterable[object]) -> bytes:
     csv.writer(line, lineterminator="\n").writerow(values)
     # A file's name may hold what UTF-8 cannot.
     return line.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what if count == 1 else PLURALS.get(what, f'{what}s')}"

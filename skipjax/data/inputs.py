@@ -109,6 +109,11 @@ def shown(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """1 session, 1,234 sessions; `many` where that is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 @contextlib.contextmanager
 def reading(name: str) -> Iterator[None]:
     """Turns what reading the file `name` can raise into a DataError that names it."""

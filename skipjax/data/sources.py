@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skipjax import files
+from skipjax.choices import CHOICES
 from skipjax.data import demo, inter, lastfm, layout, mssd, recognise, spotify, table, yambda
 from skipjax.data.inputs import Progress
 from skipjax.data.sessions import Sessions
@@ -17,7 +18,7 @@ from skipjax.errors import BadSessionError, ConfigError, DataError, OutputError
 
 # How each is read whose options are no more than these; `table` has columns, `demo` is made first.
 _READERS = {"yambda": yambda, "lastfm": lastfm, "spotify": spotify}
-NAMES = ("demo", "mssd", *_READERS, "inter", "table", "prepared")
+NAMES = CHOICES["data.source"]
 _WITHOUT_GAPS = ("demo", "mssd", "prepared")  # their sessions are what they are
 
 

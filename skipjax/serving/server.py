@@ -14,9 +14,9 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from skipjax.data.inputs import shown
+from skipjax.data.inputs import counted, shown
 from skipjax.errors import BusyError, ConfigError, SkipjaxError
-from skipjax.recommend import Recommender, plural
+from skipjax.recommend import Recommender
 from skipjax.serving.app import create_app
 
 _BACKLOG = 2048  # connections that wait to be accepted
@@ -109,7 +109,7 @@ def serve(
         how = "interrupted" if server.signal == signal.SIGINT else "terminated"
         were = "was" if len(server.unanswered) == 1 else "were"
         ended = SkipjaxError(
-            f"{how}; {plural(len(server.unanswered), 'request')} {were} not answered."
+            f"{how}; {counted(len(server.unanswered), 'request')} {were} not answered."
         )
         ended.exit_code = 128 + server.signal
         raise ended

@@ -8,12 +8,45 @@ from typing import Any
 from skipjax.study.report.drawing import Picture
 from skipjax.study.wording import Cell, plain
 
+PARTS = Sequence[tuple[str, str, str]]  # of a page: id, heading, HTML
 MARKS = {"better": "▲", "worse": "▼", "none": "●"}
 WORDS = {"better": "better", "worse": "worse", "none": "no difference found"}
 
 
 def escape(text: Any) -> str:
     return html.escape(plain(text))
+
+
+def document(title: str, heading: str, lead: str, parts: PARTS, css: str = "") -> str:
+    """A whole page that needs nothing else, and may fetch nothing.
+
+    Args:
+      title: of the browser's tab.
+      heading: above all.
+      lead: HTML that follows it.
+      parts: those without HTML are left out; a list of links leads to the others.
+      css: added to the style sheet.
+    """
+    parts = [part for part in parts if part[2]]
+    links = "".join(
+        f'<li><a href="#{name}">{escape(heading)}</a></li>' for name, heading, _ in parts
+    )
+    body = "\n".join(
+        f'<section id="{name}">\n<h2>{escape(heading)}</h2>\n{text}\n</section>'
+        for name, heading, text in parts
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        # The browser itself refuses every request and script.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n'
+        f"<style>{CSS}{css}</style>\n</head>\n<body>\n<header>\n<h1>{escape(heading)}</h1>\n"
+        f'{lead}</header>\n<nav aria-label="Contents"><ul>{links}</ul></nav>\n'
+        f"<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
 
 
 def note(text: str) -> str:

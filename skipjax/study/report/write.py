@@ -48,30 +48,12 @@ def report(study: Mapping[str, Any]) -> str:
         ("tuning", "Tuning", provenance.tuning(study)),
         ("facts", "Facts", provenance.facts(study)),
     ]
-    sections = [(name, title, body) for name, title, body in sections if body]
-    links = "".join(
-        f'<li><a href="#{name}">{page.escape(heading)}</a></li>' for name, heading, _ in sections
-    )
     title = plain(study.get("name", "study"))
-    body = "\n".join(
-        f'<section id="{name}">\n<h2>{page.escape(heading)}</h2>\n{text}\n</section>'
-        for name, heading, text in sections
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        # The browser itself refuses every request and script.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<link rel="icon" href="data:,">\n<title>Do skips help? {page.escape(title)}</title>\n'
-        f"<style>{page.CSS}</style>\n</head>\n<body>\n<header>\n<h1>Do skips help?</h1>\n"
+    lead = (
         f'<p class="lead">Study <strong>{page.escape(title)}</strong>: '
-        f"{page.escape(data_text(study))}.</p>\n"
-        f"{_notice(study)}</header>\n"
-        f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>\n{body}\n</main>\n'
-        "</body>\n</html>\n"
+        f"{page.escape(data_text(study))}.</p>\n{_notice(study)}"
     )
+    return page.document(f"Do skips help? {title}", "Do skips help?", lead, sections)
 
 
 def _notice(study: Mapping[str, Any]) -> str:
