@@ -16,6 +16,14 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.", lock_c
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where results go; by default runs/<config>-<source>."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, where several processes train together."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many these are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
+_CLUSTER = flags.DEFINE_bool(
+    "cluster", False, "Take all three from Slurm, Open MPI or Kubernetes instead."
+)
 
 
 def main(argv):
@@ -25,12 +33,16 @@ def main(argv):
         raise ConfigError("say what to run: --config=configs/sasrec_skip.py, for example.")
     restart_with_huge_pages()
     # Imported here, so that --help and a misspelt flag answer at once.
+    from skipjax import processes
     from skipjax.checkpoints import silence_failed_writes
     from skipjax.train import train_and_evaluate
 
     silence_failed_writes()
     config = _CONFIG.value
-    train_and_evaluate(config, _WORKDIR.value or f"runs/{config.name}-{config.data.source}")
+    workdir = _WORKDIR.value or f"runs/{config.name}-{config.data.source}"
+    which = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    with processes.start(*which, cluster=_CLUSTER.value):
+        train_and_evaluate(config, workdir)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,13 @@ def get_config() -> ConfigDict:
     train.patience = 3  # epochs without a better validation HR@10 before stopping
     train.log_every_steps = 20
     train.checkpoint_every_steps = 0  # besides the end of each epoch; 0 is never
+    train.watchdog_seconds = 600.0  # without a step, and the process ends; compiling is not counted
+
+    # The devices of all processes: sessions lie over all, and each table over `tracks` of them.
+    # What is learnt does not depend on it.
+    config.mesh = mesh = ConfigDict()
+    mesh.data = -1  # copies of the table; -1: as many as there are devices for
+    mesh.tracks = 1  # devices that share one, each with as many of its rows
 
     config.eval = evaluation = ConfigDict()
     evaluation.seed = 0  # of the candidates: keep it, and runs stay comparable

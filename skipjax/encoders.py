@@ -28,9 +28,15 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, masks: list[jax.Array], pack: Callable, unpack: Callable
+        self,
+        x: jax.Array,
+        masks: list[jax.Array],
+        places: list[jax.Array],
+        pack: Callable,
+        unpack: Callable,
     ) -> jax.Array:
-        """x [..., D] as `pack` gives it, and a mask [b, 1, l, l] of each part, to [..., D]."""
+        """x [..., D] as `pack` gives it, to the like; a mask [b, 1, l, l] of each part, and the
+        numbers [b, l] that its places have for Dropout."""
         width = x.shape[-1]
         heads = (self.num_heads, width // self.num_heads)
         dropout = Dropout(self.dropout, self.deterministic)
@@ -44,33 +50,42 @@ class Attention(nn.Module):
                 name=name,
             )
 
-        def attend(query, key, value, mask):
+        def attend(query, key, value, mask, place):
             scores = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(heads[1]), key)
             scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-            return jnp.einsum("bhqk,bkhd->bqhd", dropout(nn.softmax(scores)), value)
+            # By heads last, so that a shorter session has the same draws.
+            weights = dropout(nn.softmax(scores).transpose(0, 2, 3, 1), place)
+            return jnp.einsum("bqkh,bkhd->bqhd", weights, value)
 
         read = [unpack(dense(name, heads)(x)) for name in ("query", "key", "value")]
-        attended = [attend(*part) for part in zip(*read, masks, strict=True)]
+        attended = [attend(*part) for part in zip(*read, masks, places, strict=True)]
         return dense("out", width, axis=(-2, -1))(pack(attended))
 
 
 class Dropout(nn.Module):
     """Zeroes values at random and scales up the rest.
 
-    As `nn.Dropout`, but with 16 random bits a value instead of 32, as making them is a good part
-    of a step's time. So the rate is a multiple of 2^-16.
+    As `nn.Dropout`, but what is drawn for a place depends on nothing but its number: not on where
+    it is worked on, nor on what else is. And 16 random bits a value are enough, as making them is a
+    good part of a step's time. So the rate is a multiple of 2^-16.
     """
 
     rate: float
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x of any shape to the same."""
+    def __call__(self, x: jax.Array, place: jax.Array) -> jax.Array:
+        """x [*place.shape, ...], and the numbers of its places, to the like of x."""
         dropped = round(self.rate * 2**16)
         if self.deterministic or not dropped:
             return x
-        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16)
+        key, count = self.make_rng("dropout"), math.prod(x.shape[place.ndim :])
+
+        def draw(number):
+            bits = jax.random.bits(jax.random.fold_in(key, number), (-(-count // 2),), jnp.uint32)
+            return jax.lax.bitcast_convert_type(bits, jnp.uint16).reshape(-1)[:count]
+
+        bits = jax.vmap(draw)(place.reshape(-1)).reshape(x.shape)
         return jnp.where(bits >= dropped, x * (2**16 / (2**16 - dropped)), 0)
 
 
@@ -145,6 +160,7 @@ class Encoder(nn.Module):
         valid: jax.Array,
         *,
         feedback: jax.Array | None = None,
+        numbers: jax.Array | None = None,
         num_tokens: int | None = None,
         parts: Parts = (),
         deterministic: bool = True,
@@ -156,6 +172,8 @@ class Encoder(nn.Module):
           valid: [B, L] bool, not padding. Padding is never attended to.
           feedback: [B, L] int, UNKNOWN (all of it, if not given), PLAYED or SKIPPED; only read with
             `skip_embedding`.
+          numbers: [B] int32, of the sessions in their batch, which is what dropout depends on; 0 to
+            B - 1, if not given.
           num_tokens: at least as many as are valid: then only so many positions are worked on,
             whatever L is, and `hidden` is 0 at the padded ones.
           parts: slices of the sessions, all of them in order, each with its longest length at most,
@@ -183,13 +201,16 @@ class Encoder(nn.Module):
         def grids(x):
             return [x[part, :longest] for part, longest in parts]
 
+        numbers = jnp.arange(valid.shape[0]) if numbers is None else numbers
+        drawn_by = grids(numbers[:, None] * self.max_length + jnp.arange(length)[None, :])
+        packed_by = pack(drawn_by)
         x = pack(grids(embedded)) + table[pack(grids(places))]
         if self.skip_embedding:
             codes = self.param("feedback", self.initializer, (3, width))
             if feedback is None:
                 feedback = jnp.full(valid.shape, UNKNOWN)
             x += codes[pack(grids(feedback))]
-        x = dropout(x)
+        x = dropout(x, packed_by)
         for layer in range(self.num_layers):
             attend = Attention(
                 self.num_heads,
@@ -201,18 +222,21 @@ class Encoder(nn.Module):
 
             def feed_forward(x, layer=layer, width=width):
                 x = self._dense(self.feedforward_width, f"feedforward_{layer}_in")(x)
-                x = dropout(_ACTIVATIONS[self.activation](x))
+                x = dropout(_ACTIVATIONS[self.activation](x), packed_by)
                 return self._dense(width, f"feedforward_{layer}_out")(x)
 
             for branch, name in (
                 (
-                    lambda x, attend=attend: attend(x, masks, pack, unpack),
+                    lambda x, attend=attend: attend(x, masks, drawn_by, pack, unpack),
                     f"norm_{layer}_attention",
                 ),
                 (feed_forward, f"norm_{layer}_feedforward"),
             ):
                 norm = self._norm(name)
-                x = x + dropout(branch(norm(x))) if self.pre_norm else norm(x + dropout(branch(x)))
+                if self.pre_norm:
+                    x = x + dropout(branch(norm(x)), packed_by)
+                else:
+                    x = norm(x + dropout(branch(x), packed_by))
         if self.pre_norm:
             x = self._norm("norm_last")(x)
         hidden = unpack(nn.gelu(self._dense(width, "head")(x), approximate=False))

@@ -3,6 +3,12 @@
 Every message is one line that names the file, row or field, the value, and the fix.
 """
 
+import contextlib
+import os
+import sys
+import threading
+from typing import NoReturn
+
 
 class SkipjaxError(ValueError):
     """Base class; commands print its message alone, without a traceback."""
@@ -48,6 +54,18 @@ class BusyError(SkipjaxError):
     exit_code = 75
 
 
+class PeerError(SkipjaxError):
+    """A process of the same training that did not come, or that has gone."""
+
+    exit_code = 75
+
+
+class StuckError(SkipjaxError):
+    """Work that no longer gets anywhere."""
+
+    exit_code = 75
+
+
 class CheckpointError(SkipjaxError):
     """A run folder or checkpoint that this run cannot go on from."""
 
@@ -77,3 +95,20 @@ def one_line(error: BaseException) -> str:
     """
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
     return f"skipjax: {text}"
+
+
+def end_now(error: SkipjaxError) -> NoReturn:
+    """Ends the process with an error's line and exit code, whatever its main thread waits for.
+
+    Nothing else is cleaned up: what holds the main thread may never let go of it.
+    """
+
+    def flush():
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+
+    flushing = threading.Thread(target=flush, daemon=True)  # it may be what never returns
+    flushing.start()
+    flushing.join(1.0)
+    os.write(2, f"{one_line(error)}\n".encode(errors="replace"))
+    os._exit(error.exit_code)

@@ -15,6 +15,7 @@ from skipjax.data.parts import Split
 from skipjax.encoders import Encoder
 from skipjax.errors import DataError
 from skipjax.ids import FIRST_TRACK_ID
+from skipjax.mesh import EVERYWHERE, ONE, ROWS, SESSIONS, Layout
 
 Ranks = dict[str, np.ndarray]
 Progress = Callable[[int, int, str], None]
@@ -30,12 +31,21 @@ class Evaluator:
     sessions; on other devices only where two scores differ by no more than float32 rounding.
     """
 
-    def __init__(self, config: Any, encoder: Encoder, split: Split):
+    def __init__(
+        self,
+        config: Any,
+        encoder: Encoder,
+        split: Split,
+        layout: Layout = ONE,
+        compiled: Callable[[Callable], Callable] = lambda function: function,
+    ):
         """
         Args:
           config: as `configs/common.py`, and within its limits.
           encoder: what the parameters given to `ranks` belong to.
           split: the data.
+          layout: how the parameters lie over devices, and the sessions will.
+          compiled: what becomes of a function whose first call compiles it.
 
         Raises:
           ConfigError: an unknown metric, or more candidates than there are tracks.
@@ -43,7 +53,7 @@ class Evaluator:
         """
         self._eval = config.eval
         self._max_length = config.data.max_length
-        self._split = split
+        self._split, self._layout = split, layout
         precision, chunk_size = self._eval.precision, self._eval.chunk_size
         self.candidates = Candidates(split, self._eval.num_candidates, self._eval.seed)
         for name in self._eval.metrics:
@@ -51,25 +61,35 @@ class Evaluator:
 
         def sampled(params, batch):
             feedback = targets.feedback(batch["skipped"], batch["valid"])
-            hidden = ranking.next_hidden(encoder, params, batch["tracks"], batch["valid"], feedback)
-            return hidden, ranking.sampled_ranks(
-                hidden, params["table"], batch["targets"], batch["candidates"], precision=precision
+            hidden = ranking.next_hidden(
+                encoder, params, batch["tracks"], batch["valid"], feedback, layout=layout
             )
+            ranks = ranking.sampled_ranks(
+                hidden,
+                params["table"],
+                batch["targets"],
+                batch["candidates"],
+                precision=precision,
+                layout=layout,
+            )
+            return hidden, layout.of_all(ranks)
+
+        chunks = {"chunk_size": chunk_size, "precision": precision, "layout": layout}
 
         def full(params, hidden, targets):
-            return ranking.full_ranks(
-                hidden, params["table"], targets, chunk_size=chunk_size, precision=precision
-            )
+            return layout.of_all(ranking.full_ranks(hidden, params["table"], targets, **chunks))
 
         def best(params, hidden):
             k = max(self._eval.keep_top, 1)
-            return ranking.top_k(
-                hidden, params["table"], k, chunk_size=chunk_size, precision=precision
-            )[1]
+            return layout.of_all(ranking.top_k(hidden, params["table"], k, **chunks)[1])
 
-        self._sampled = jax.jit(sampled)
-        self._best = jax.jit(best)
-        self._full = jax.jit(full)
+        def mapped(function, *given, out=EVERYWHERE):
+            params = {"encoder": EVERYWHERE, "table": ROWS}
+            return compiled(jax.jit(layout.on_devices(function, (params, *given), out)))
+
+        self._sampled = mapped(sampled, SESSIONS, out=(SESSIONS, EVERYWHERE))
+        self._best = mapped(best, SESSIONS)
+        self._full = mapped(full, SESSIONS, SESSIONS)
 
     def ranks(
         self,
@@ -96,7 +116,7 @@ class Evaluator:
         Raises:
           DataError: `params` are of another number of tracks.
         """
-        if len(params["table"]) != self._split.num_ids:
+        if len(params["table"]) != self._layout.padded(self._split.num_ids):
             raise DataError(
                 f"the model's table has {len(params['table'])} rows, but the data "
                 f"{self._split.num_ids} ids; rank with the data that it was trained on."
@@ -116,6 +136,7 @@ class Evaluator:
                 progress(int(rows[-1]) + 1, total, "testing")
 
         for rows, batch in prefetch(self._batches(which)):
+            batch = self._layout.put(batch)
             hidden, sampled = self._sampled(params, batch)
             found = [sampled, self._full(params, hidden, batch["targets"])] if full else [sampled]
             pending.append((rows, None if top is None else self._best(params, hidden), found))
@@ -127,11 +148,16 @@ class Evaluator:
 
     def _batches(self, which: str) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         size, sessions = self._eval.batch_size, self._split.parts[which].sessions
-        for rows, batch in held_out_batches(
-            self._split, which, batch_size=size, max_length=self._max_length
+        for rows, some, batch in held_out_batches(
+            self._split,
+            which,
+            batch_size=size,
+            max_length=self._max_length,
+            num_devices=self._layout.size,
+            mine=self._layout.mine,
         ):
-            drawn = np.full((size, self._eval.num_candidates), FIRST_TRACK_ID, np.int32)
-            drawn[: len(rows)] = self.candidates(sessions[rows])
+            drawn = np.full((len(some), self._eval.num_candidates), FIRST_TRACK_ID, np.int32)
+            drawn[some >= 0] = self.candidates(sessions[some[some >= 0]])
             yield rows, {**batch, "candidates": drawn}
 
 

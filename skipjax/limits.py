@@ -69,6 +69,7 @@ def _is_ratio(x: Any) -> bool:
     return pair and all(map(_RATE.allows, x)) and any(x)
 
 
+_COUNT = _whole(1)
 _RULES = {
     "name": _Rule(
         lambda x: isinstance(x, str) and re.fullmatch(r"\w[\w.-]*", x) is not None,
@@ -142,6 +143,12 @@ _RULES = {
     "train.patience": _whole(1),
     "train.log_every_steps": _whole(1),
     "train.checkpoint_every_steps": _whole(0),
+    "train.watchdog_seconds": _number(1),
+    "mesh.data": _Rule(
+        lambda x: (x == -1 and type(x) is int) or _COUNT.allows(x),
+        "a whole number of at least 1, or -1",
+    ),
+    "mesh.tracks": _whole(1),
     "eval.seed": _whole(0, 2**63 - 1),
     # With fewer, HR@10 on validation, by which epochs are chosen, would be 1 for every session.
     "eval.num_candidates": _whole(10),

@@ -13,6 +13,7 @@ from skipjax.data.packing import Packing, parts_of
 from skipjax.encoders import Encoder
 from skipjax.errors import ConfigError
 from skipjax.ids import FIRST_TRACK_ID, MASK_ID
+from skipjax.mesh import ONE, Layout
 
 # Its numbers are shapes of the compiled step.
 jax.tree_util.register_static(Packing)
@@ -38,11 +39,21 @@ class Objective:
 
     In all of it, `batch` holds the training spans alone, padded on the right: `tracks` [B, L]
     int32, `skipped` and `valid` [B, L] bool and, perhaps, `packing` (see skipjax/data/packing.py),
-    with which padding costs next to nothing.
+    with which padding costs next to nothing. With several devices, all of it is for the inside of
+    what their layout maps: B is then how many sessions a device has, and each device's loss is its
+    share, the sum of which is the loss of the batch.
+
+    Attributes:
+      shared: which of `ids` are the same for all sessions.
     """
 
-    def __init__(self, config: Any, encoder: Encoder):
+    def __init__(self, config: Any, encoder: Encoder, layout: Layout = ONE):
         """
+        Args:
+          config: as `configs/common.py`.
+          encoder: of the model.
+          layout: how sessions and the track table lie over devices.
+
         Raises:
           ConfigError: a field with an impossible value.
         """
@@ -54,6 +65,8 @@ class Objective:
                 f"in the batch, but config.train.batch_size is {config.train.batch_size}."
             )
         self._loss, self._draws, self._encoder = config.loss, config.sampling, encoder
+        self._layout = layout
+        self.shared = {"mask"} | ({"negatives"} if config.sampling.scope == "batch" else set())
 
     def __call__(
         self,
@@ -63,13 +76,13 @@ class Objective:
         key: jax.Array,
         *,
         deterministic: bool = False,
-        reduce_fn: losses.ReduceFn | None = jnp.mean,
+        per_position: bool = False,
     ) -> dict[str, jax.Array]:
         """`loss` of {"encoder": tree, "table": [V, D]}."""
         table = params["table"]
         ids_key, loss_key = jax.random.split(key)
-        ids = self.ids(batch, ids_key, len(table))
-        rows = jax.tree.map(lambda ids: table[ids], ids)
+        ids = self.ids(batch, ids_key, self._layout.count(table))
+        rows = self.read(table, ids)
         if self._draws.scope == "full":
             rows["all"] = table
         return self.loss(
@@ -80,13 +93,26 @@ class Objective:
             weights,
             loss_key,
             deterministic=deterministic,
-            reduce_fn=reduce_fn,
+            per_position=per_position,
         )
+
+    def read(self, table: jax.Array, ids: Rows, read: Any = None) -> dict[str, Any]:
+        """The rows of `ids`; `table` and `read` are as for `Layout.rows`."""
+        return {
+            name: jax.tree.map(
+                lambda ids, shared=name in self.shared: self._layout.rows(
+                    table, ids, shared=shared, read=read
+                ),
+                some,
+            )
+            for name, some in ids.items()
+        }
 
     def ids(self, batch: Mapping[str, Any], key: jax.Array, num_ids: int) -> dict[str, Any]:
         """The rows of the table that `loss` reads, a tree of int32 arrays; `num_ids` is V."""
         softmax_key, contrast_key = jax.random.split(key)
         tracks = batch["tracks"]
+        numbers = self._layout.sessions(len(tracks))
         ids: dict[str, Any] = {"tracks": tracks}
         if not self._encoder.causal:
             ids["mask"] = jnp.array([MASK_ID], jnp.int32)
@@ -94,12 +120,15 @@ class Objective:
             shape = (self._draws.num_negatives,)
             ids["negatives"] = sampling.uniform_tracks(softmax_key, shape, num_ids)
         elif self._draws.scope == "session":
-            shape = (len(tracks), self._draws.num_negatives)
-            drawn = sampling.uniform_tracks(softmax_key, shape, num_ids)
+            count = self._draws.num_negatives
+            drawn = sampling.session_tracks(softmax_key, numbers, count, num_ids)
             ids["negatives"] = tuple(drawn[part] for part in parts_of(len(tracks)))
         if self._loss.negatives == "random":
             ids["random"] = targets.position_draws(
-                lambda key: sampling.uniform_tracks(key, (), num_ids), contrast_key, tracks.shape
+                lambda key: sampling.uniform_tracks(key, (), num_ids),
+                contrast_key,
+                tracks.shape,
+                numbers,
             )
         return ids
 
@@ -113,23 +142,23 @@ class Objective:
         key: jax.Array,
         *,
         deterministic: bool = False,
-        reduce_fn: losses.ReduceFn | None = jnp.mean,
+        per_position: bool = False,
     ) -> dict[str, jax.Array]:
         """The loss, and its two terms.
 
         Args:
           encoder_params: of the encoder.
           rows: the table's rows [..., D] at `ids`; for the softmax over all tracks, "all" holds
-            the table itself.
+            the device's rows of the table itself.
           ids: from `ids`.
           batch: see the class.
           weights: of the terms.
           key: PRNG key, another than that of `ids`.
           deterministic: no dropout.
-          reduce_fn: None for one value per position.
+          per_position: no means.
 
         Returns:
-          `loss`, `nll` and `infonce`: scalars, or, with `reduce_fn=None`, one value per position
+          `loss`, `nll` and `infonce`: scalars, or, with `per_position`, one value per position
           without `loss` and before weights: nll [B, P] and infonce [B, Q]. P is the L - 1 positions
           after the first, or, in a bidirectional encoder, the positions behind MASK. Q is L - 1 if
           the context is "track", else P.
@@ -156,11 +185,9 @@ class Objective:
         else:
             target_at, counts = at, predict
         nll = self._nll(hidden, rows, ids, target_at, counts, skipped, batch)
-        if reduce_fn is not None and self._loss.skipped_weight != 1:
-            weight = jnp.where(_take(skipped, target_at), self._loss.skipped_weight, 1.0)
-            total = jnp.sum(weight, where=counts)
-            nll *= weight * jnp.where(total > 0, counts.sum() / jnp.maximum(total, 1e-9), 0)
-        nll = losses.reduce_where(nll, counts, reduce_fn)
+        nll_weight = counts.astype(jnp.float32)
+        if self._loss.skipped_weight != 1:
+            nll_weight *= jnp.where(_take(skipped, target_at), self._loss.skipped_weight, 1.0)
 
         if self._loss.context == "track":
             # The track embedding before each position, whatever the encoder reads.
@@ -175,35 +202,47 @@ class Objective:
         positive_at = _take(positive_index, at)
         kind = self._loss.negatives
         random = (ids.get("random"), rows.get("random"))
+        numbers = self._layout.sessions(len(tracks))
         (pushed, pushed_rows), mask = sampling.contrast_tracks(
-            kind, (tracks, embedded), skipped, valid, random
+            kind, (tracks, embedded), skipped, valid, random, numbers, self._whole_batch
         )
         anchors, positives = _take(tracks, anchor_at), _take(tracks, positive_at)
         positive, shape = _take(embedded, positive_at), counts.shape
         if kind == "batch":  # every context against the tracks of all sessions
-            session = jnp.broadcast_to(jnp.arange(len(tracks))[:, None], tracks.shape)
-            others = _flat(session)[:, None, :] != _flat(session[:, : shape[1]])[:, :, None]
+            sessions = jnp.broadcast_to(jnp.arange(len(pushed))[:, None], pushed.shape)
+            own = jnp.broadcast_to(numbers[:, None], shape)
+            others = _flat(sessions)[:, None, :] != _flat(own)[:, :, None]
             pushed, pushed_rows, mask = _flat(pushed), _flat(pushed_rows), _flat(mask)
             context, positive, counts = _flat(context), _flat(positive), _flat(counts)
             at, anchors, positives = _flat(at), _flat(anchors), _flat(positives)
         mask = sampling.contrast_mask(
             kind, pushed, mask, next_position=at, anchors=anchors, positives=positives
         )
+        if kind == "batch":
+            mask &= others
         infonce = losses.skip_infonce(
             context,
             positive,
             pushed_rows,
             temperature=weights.temperature,
-            where_negatives=mask & others if kind == "batch" else mask,
+            where_negatives=mask,
             where=counts,
-            reduce_fn=reduce_fn,
+            reduce_fn=None,
         )
-        if reduce_fn is None:
-            infonce = infonce.reshape(shape)
-        values = {"nll": nll, "infonce": infonce}
-        if reduce_fn is not None:
-            values["loss"] = weights.alpha * infonce + weights.beta * nll
-        return values
+        if per_position:
+            return {"nll": nll, "infonce": infonce.reshape(shape)}
+        nll = self._mean(nll, nll_weight)
+        infonce = self._mean(infonce, (counts & mask.any(axis=-1)).astype(jnp.float32))
+        loss = weights.alpha * infonce + weights.beta * nll
+        return {"nll": nll, "infonce": infonce, "loss": loss}
+
+    def _mean(self, values, weight):
+        """This device's share of the weighted mean over the whole batch; 0 where nothing weighs."""
+        total = self._layout.total(weight.sum())
+        return (values * weight).sum() / jnp.where(total > 0, total, 1)
+
+    def _whole_batch(self, tree):
+        return jax.tree.map(self._layout.of_all_sessions, tree)
 
     def _encode(self, encoder_params, rows, batch, after_first, key, deterministic):
         """Hidden states [B, P, D], the positions they stand before, and what they were not told."""
@@ -220,6 +259,7 @@ class Objective:
                 embedded,
                 valid,
                 feedback=feedback,
+                numbers=self._layout.sessions(len(valid)),
                 num_tokens=num_tokens,
                 parts=parts,
                 deterministic=deterministic,
@@ -232,7 +272,7 @@ class Objective:
             hidden = encode(embedded[:, :-1], valid[:, 1:], num_tokens, feedback)
             return hidden, after_first, valid[:, 1:], jnp.zeros_like(valid)
         fraction = self._loss.cloze_fraction
-        masked = targets.cloze(cloze_key, valid, fraction)
+        masked = targets.cloze(cloze_key, valid, fraction, self._layout.sessions(len(valid)))
         embedded = jnp.where(masked[..., None], rows["mask"], embedded)
         # Of a target, the encoder is told neither which it is nor whether it was skipped.
         feedback = targets.feedback(batch["skipped"], valid & ~masked)
@@ -249,12 +289,11 @@ class Objective:
         if self._loss.skipped_target == "not_to_recommend":
             where_not = _take(skipped, target_at)
         if self._draws.scope == "full":
-            ids = jnp.arange(len(rows["all"]))[None, None, :]
-            others = (ids >= FIRST_TRACK_ID) & (ids != target[..., None])
+            scores, some = self._against_all(hidden, rows["all"], target)
             return losses.contrast_nll(
                 target_logits,
-                jnp.einsum("bpd,vd->bpv", hidden, rows["all"]),
-                where_others=others,
+                scores,
+                where_others=some,
                 where_not=where_not,
                 where=counts,
                 reduce_fn=None,
@@ -312,6 +351,18 @@ class Objective:
             missing = counts.shape[1] - found.shape[1]
             values.append(jnp.pad(found, ((0, 0), (0, missing))))
         return jnp.concatenate(values)
+
+    def _against_all(self, hidden, table, target):
+        """log Σ exp of the scores of all tracks but the target [B, P, T], a column for each device
+        that shares the table; and which of the columns have any."""
+        layout = self._layout
+        hidden, target = layout.of_sharers(hidden), layout.of_sharers(target)
+        ids = layout.first_row(table) + jnp.arange(len(table))[None, None, :]
+        others = (ids >= FIRST_TRACK_ID) & (ids < layout.count(table)) & (ids != target[..., None])
+        logits = jnp.einsum("bpd,vd->bpv", hidden, table)
+        some = others.any(axis=-1, keepdims=True)
+        scores = jax.nn.logsumexp(logits, axis=-1, where=others | ~some, keepdims=True)
+        return layout.own_parts(scores, 2), layout.own_parts(some, 2)
 
     def _num_asked(self, length):
         """How many positions of a session of `length` tracks are asked for, at most."""

@@ -25,14 +25,19 @@ def make_adam(optimizer: Any, epsilon: float) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-def clip_factor(clip_norm: float, gradients: Any) -> jax.Array | float:
-    """What to multiply `gradients` by so that their global norm is at most `clip_norm`.
+def squares(tree: Any) -> jax.Array:
+    """The sum of the squares of all that is in the arrays of `tree`."""
+    return sum(jnp.sum(x * x) for x in jax.tree.leaves(tree))
 
-    0 for `clip_norm` clips nothing.
+
+def clip_factor(clip_norm: float, squares: jax.Array) -> jax.Array:
+    """What to multiply gradients by so that their global norm is at most `clip_norm`.
+
+    Args:
+      clip_norm: above 0.
+      squares: the sum of the squares of all of them.
     """
-    if not clip_norm:
-        return 1.0
-    norm = jnp.sqrt(sum(jnp.sum(x * x) for x in jax.tree.leaves(gradients)))
+    norm = jnp.sqrt(squares)
     return jnp.where(norm < clip_norm, 1.0, clip_norm / jnp.where(norm > 0, norm, 1.0))
 
 

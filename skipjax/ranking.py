@@ -7,6 +7,10 @@ that it does.
 
 Ids outside the table are refused with a DataError, but not within a jitted function, which cannot
 see them: there, they must have been checked before, as those of a split are.
+
+With several devices, these functions are for the inside of what a `layout` maps: a table [V, D] is
+then a device's rows of it, sessions are its own, and no more than scores are exchanged, never rows
+of candidates.
 """
 
 import math
@@ -20,6 +24,7 @@ from skipjax import targets
 from skipjax.choices import CHOICES
 from skipjax.encoders import Encoder
 from skipjax.ids import FIRST_TRACK_ID, PAD_ID, UNKNOWN, check_ids
+from skipjax.mesh import ONE, Layout
 
 PRECISIONS = CHOICES["eval.precision"]
 
@@ -36,6 +41,7 @@ def next_hidden(
     feedback: jax.Array | None = None,
     *,
     pad_to: int = SESSIONS,
+    layout: Layout = ONE,
 ) -> jax.Array:
     """The state that stands for the track after each session.
 
@@ -49,6 +55,7 @@ def next_hidden(
         a `skip_embedding` read it.
       pad_to: so many sessions are worked on at a time; 1 for all at once, so that last bits depend
         on B.
+      layout: how sessions and the table lie over devices.
 
     Returns:
       [B, D] float.
@@ -62,9 +69,10 @@ def next_hidden(
 
     def encode(block):
         tracks, valid, feedback = block
+        embedded = layout.rows(params["table"], tracks)
         with jax.default_matmul_precision("highest"):
             hidden = encoder.apply(
-                {"params": params["encoder"]}, params["table"][tracks], valid, feedback=feedback
+                {"params": params["encoder"]}, embedded, valid, feedback=feedback
             )
         last = jnp.maximum(valid.sum(axis=-1) - 1, 0)
         return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
@@ -82,6 +90,7 @@ def sampled_ranks(
     candidates: jax.Array,
     *,
     precision: str = "float32",
+    layout: Layout = ONE,
 ) -> jax.Array:
     """The rank of each target among its candidates; ties count against it.
 
@@ -93,6 +102,7 @@ def sampled_ranks(
       target: [B] int32.
       candidates: [B, C] int32, without the target.
       precision: "float32", or "bfloat16": inputs rounded to it, products and sums in float32.
+      layout: how sessions and the table lie over devices.
 
     Returns:
       [B] int32, from 1 to C + 1.
@@ -107,18 +117,20 @@ def sampled_ranks(
     # The target goes through the same sum as the others, so that equal rows give equal scores.
     ids = _padded(jnp.concatenate([target[:, None], candidates], axis=1), _CANDIDATES, axis=1)
     # The same whatever the batch, and two at least: XLA would unroll a loop of one, and sum anew.
-    size = max(1, _gathered_rows() // ids.shape[1])
+    size = max(1, _gathered_rows() // (ids.shape[1] * layout.tracks))
     if number <= size and jax.default_backend() != "cpu":
         size = -(-number // 2)  # where no sum depends on it anyway
     multiple = size if number > size else 2 * size
     hidden, ids = (_padded(a, multiple).reshape(-1, size, a.shape[1]) for a in (hidden, ids))
 
     def rank(some):
-        hidden, ids = some
-        rows = table[ids]
+        hidden, ids = map(layout.of_sharers, some)
+        places, here = layout.local(ids, table)
+        rows = table[places]
         if precision == "bfloat16":  # the same numbers; a CPU is slow at small bfloat16 products
             rows, hidden = (jax.lax.reduce_precision(a, 8, 7) for a in (rows, hidden))
         scores = _product("brd,bd->br", rows, hidden, "float32")
+        scores = layout.own_total(jnp.where(here, scores, 0))
         below = scores[:, 1 : 1 + num_candidates] < scores[:, :1]
         return 1 + (~below).sum(axis=1, dtype=jnp.int32)
 
@@ -132,6 +144,7 @@ def full_ranks(
     *,
     chunk_size: int,
     precision: str = "float32",
+    layout: Layout = ONE,
 ) -> jax.Array:
     """The exact rank of each target among all real tracks; ties count against it.
 
@@ -144,6 +157,7 @@ def full_ranks(
       target: [B] int32.
       chunk_size: rows of the table per product, rounded down to a multiple of 512 (or up to it).
       precision: "float32", or "bfloat16": inputs rounded to it, products and sums in float32.
+      layout: how sessions and the table lie over devices.
 
     Returns:
       [B] int32, from 1 to the number of real tracks.
@@ -152,17 +166,19 @@ def full_ranks(
       ValueError: an unknown precision.
     """
     _check_ids(target, table, "target")
+    hidden, target = layout.of_sharers(hidden), layout.of_sharers(target)
     number = len(target)
     hidden, target = _padded(hidden, SESSIONS), _padded(target, SESSIONS)
-    bar = _target_scores(hidden, table, target, precision)
+    bar = _target_scores(hidden, table, target, precision, layout)
 
     def count(above, ids, new, scores):
         # Unlike scores >= bar, this counts a NaN on either side.
         counts = ~(scores < bar[None, :]) & new[:, None] & (ids[:, None] != target[None, :])
         return above + counts.sum(axis=0, dtype=jnp.int32)
 
-    above = _over_chunks(count, jnp.zeros_like(target), hidden, table, chunk_size, precision)
-    return 1 + above[:number]
+    start = jnp.zeros_like(target)
+    above = _over_chunks(count, start, hidden, table, chunk_size, precision, layout)
+    return 1 + layout.own_total(above[:number])
 
 
 def top_k(
@@ -174,6 +190,7 @@ def top_k(
     exclude: jax.Array | None = None,
     precision: str = "float32",
     pad_to: int = SESSIONS,
+    layout: Layout = ONE,
 ) -> tuple[jax.Array, jax.Array]:
     """The k real tracks with the highest scores, exactly; of equal scores, the lower id first.
 
@@ -185,6 +202,7 @@ def top_k(
       exclude: [B, E] int32, ids to leave out of each row, in any order; PAD fills it up.
       precision: "float32", or "bfloat16": inputs rounded to it, products and sums in float32.
       pad_to: B is padded to a multiple of this; with 1, last bits depend on B.
+      layout: how sessions and the table lie over devices.
 
     Returns:
       Scores [B, k] float32, falling, and ids [B, k] int32. Where fewer than k tracks are left, the
@@ -197,6 +215,8 @@ def top_k(
         raise ValueError(f"k is {k}; it must be at least 1.")
     if exclude is not None:
         _check_ids(exclude, table, "exclude")
+        exclude = layout.of_sharers(exclude)
+    hidden = layout.of_sharers(hidden)
     number = hidden.shape[0]  # which may be symbolic, in an export
 
     def merge(best, ids, new, scores):
@@ -217,7 +237,10 @@ def top_k(
         jnp.full((number, k), PAD_ID, jnp.int32),
     )
     padded = _padded(hidden, pad_to)
-    scores, ids = _over_chunks(merge, empty, padded, table, chunk_size, precision)
+    best = _over_chunks(merge, empty, padded, table, chunk_size, precision, layout)
+    scores, ids = (layout.own_parts(x, 1) for x in best)
+    if layout.tracks > 1:  # of equals, the first are of lower ids, again
+        scores, ids = _best(scores, ids, k)
     return scores, jnp.where(scores > -jnp.inf, ids, PAD_ID)
 
 
@@ -243,21 +266,23 @@ def _best(scores: jax.Array, ids: jax.Array, k: int) -> tuple[jax.Array, jax.Arr
     return scores, jnp.take_along_axis(ids, at, axis=1)
 
 
-def _over_chunks(step, carry, hidden, table, chunk_size, precision):
+def _over_chunks(step, carry, hidden, table, chunk_size, precision, layout):
     """carry ← step(carry, ids [N], new [N], scores [N, B]) for each chunk of N rows of the table.
 
     `new` says which ids are real tracks that no chunk before has had.
     """
     _check_precision(precision)
-    num_ids = len(table)
+    num_ids, first_id = len(table), layout.first_row(table)
+    real = jnp.minimum(num_ids, layout.count(table) - first_id)  # rows that are none are last
     size = max(min(chunk_size, num_ids) // _IDS, 1) * _IDS
     table = _padded(table, _IDS) if num_ids < _IDS else table  # never a copy of a large one
 
     def body(chunk, carry):
         # The last chunk reaches back into the one before it rather than past the table's end.
         start = jnp.minimum(chunk * size, len(table) - size)
-        ids = start + jnp.arange(size, dtype=jnp.int32)
-        new = (ids >= jnp.maximum(chunk * size, FIRST_TRACK_ID)) & (ids < num_ids)
+        places = start + jnp.arange(size, dtype=jnp.int32)
+        ids = first_id + places
+        new = (places >= chunk * size) & (places < real) & (ids >= FIRST_TRACK_ID)
         rows = jax.lax.dynamic_slice_in_dim(table, start, size)
         return step(carry, ids, new, _scores(rows, hidden, precision))
 
@@ -265,7 +290,7 @@ def _over_chunks(step, carry, hidden, table, chunk_size, precision):
 
 
 def _target_scores(
-    hidden: jax.Array, table: jax.Array, target: jax.Array, precision: str
+    hidden: jax.Array, table: jax.Array, target: jax.Array, precision: str, layout: Layout
 ) -> jax.Array:
     """[B] scores of the targets, summed in the same order as those of a chunk.
 
@@ -277,7 +302,7 @@ def _target_scores(
 
     def own(block):
         ids, session = block
-        scores = _scores(table[ids], hidden, precision)
+        scores = _scores(layout.rows(table, ids, shared=True), hidden, precision)
         return jnp.take_along_axis(scores, jnp.minimum(session, number - 1)[:, None], axis=1)[:, 0]
 
     blocks = _padded(target, _IDS).reshape(-1, _IDS)

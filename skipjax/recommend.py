@@ -99,16 +99,20 @@ class Recommender:
         self._near = jax.jit(_near, static_argnames="k")
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, *, approximate: bool = False) -> "Recommender":
+    def load(
+        cls, folder: str | os.PathLike, *, approximate: bool = False, devices: Any = None
+    ) -> "Recommender":
         """The best epoch of a run, from its workdir or from what was exported of it.
 
         Args:
           folder: either.
           approximate: search the index that was exported in place of all tracks.
+          devices: as `config.mesh`, how a run's table is to lie; None for one device.
 
         Raises:
           CheckpointError: it holds neither, no finished epoch, no index, or something is damaged.
-          ConfigError: an index is to be searched, but faiss is not installed.
+          ConfigError: an index is to be searched, but faiss is not installed, or there are not so
+            many devices, or what was exported is to lie on several.
         """
         exported_there = (Path(folder) / files.MANIFEST).is_file()
         run = (os.path.join(folder, name) for name in ("config.json", "checkpoints"))
@@ -121,6 +125,11 @@ class Recommender:
             )
         # Imported here, since either needs packages that the other does not.
         if exported_there:
+            if devices and devices.data * devices.tracks > 1:
+                raise ConfigError(
+                    f"{folder} is an exported model, which takes one device; give the workdir of "
+                    "the run, or leave out --devices."
+                )
             from skipjax.serving import exported
 
             return cls(exported.load(Path(folder), approximate=approximate))
@@ -130,7 +139,7 @@ class Recommender:
             )
         from skipjax import trained
 
-        return cls(trained.read(Path(folder)).model())
+        return cls(trained.read(Path(folder), devices).model())
 
     def recommend(
         self,
@@ -241,7 +250,8 @@ class Recommender:
             like = ", ".join(map(repr, self.model.catalogue.like(str(track_id))))
             hint = f" Do you mean {like}?" if like else ""
             raise DataError(f"the model knows no track {str(track_id)!r}.{hint}")
-        cosines, ids = jax.device_get(self._near(self.model.table, number, k=k))
+        end = FIRST_TRACK_ID + len(self.model.catalogue)
+        cosines, ids = jax.device_get(self._near(self.model.table, number, end, k=k))
         return pa.table(
             {
                 "track_id": self.model.catalogue.names_of(ids),
@@ -324,12 +334,17 @@ def _seen(encoded: Encoded, rows: np.ndarray, shape: tuple[int, int]) -> np.ndar
     return seen
 
 
-def _near(table: jax.Array, number: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and ids of the k tracks nearest to one; a row of zeros has cosine 0 with all."""
+def _near(
+    table: jax.Array, number: jax.Array, end: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and ids of the k tracks nearest to one; a row of zeros has cosine 0 with all.
+
+    Rows from `end` on are no tracks.
+    """
     row = table[number]
     products = jnp.matmul(table, row, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.linalg.norm(table, axis=1) * jnp.linalg.norm(row)
     cosines = jnp.where(norms > 0, products / jnp.where(norms > 0, norms, 1), 0)
     ids = jnp.arange(len(table))
-    left_out = (ids < FIRST_TRACK_ID) | (ids == number)
+    left_out = (ids < FIRST_TRACK_ID) | (ids >= end) | (ids == number)
     return jax.lax.top_k(jnp.where(left_out, -jnp.inf, cosines), k)

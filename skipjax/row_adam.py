@@ -203,7 +203,7 @@ class Touched:
 
     Attributes:
       ids: [N] int32, repeated ones included.
-      first: [N] bool, one place of each id.
+      first: [N] bool, one place of each id that counts.
       gradients: [N, D], the sum of all of an id's at that place.
     """
 
@@ -212,24 +212,28 @@ class Touched:
     gradients: jax.Array
 
 
-def sum_duplicates(state: RowAdam, ids: jax.Array, gradients: jax.Array) -> tuple[RowAdam, Touched]:
+def sum_duplicates(
+    state: RowAdam, ids: jax.Array, gradients: jax.Array, here: jax.Array | bool = True
+) -> tuple[RowAdam, Touched]:
     """Adds up the gradients of ids that occur more than once, without work that grows with V.
 
     Args:
       state: of the table.
       ids: [N] int32.
       gradients: [N, D], one for each id.
+      here: [N] bool, which of them count; the others are of rows elsewhere.
     """
     number = len(ids)
     places = jnp.arange(number, dtype=jnp.int32)
     # Whichever of an id's places is left standing, all of them read the same one.
-    place = state.place.at[ids].set(places)
+    place = state.place.at[jnp.where(here, ids, len(state.place))].set(places, mode="drop")
     owner = place[ids]
-    first = owner == places
+    first = (owner == places) & here
     # Only what is repeated is added, a chunk at a time: it is a small part of a large table's ids.
     size = min(_CHUNK, number)
-    repeated = jnp.nonzero(~first, size=number + size, fill_value=number)[0].astype(jnp.int32)
-    total = (~first).sum(dtype=jnp.int32)
+    again = ~first & here
+    repeated = jnp.nonzero(again, size=number + size, fill_value=number)[0].astype(jnp.int32)
+    total = again.sum(dtype=jnp.int32)
 
     def add(carry):
         start, gradients = carry
@@ -277,13 +281,24 @@ def update_rows(
     rate_corrected = rate * unbiased(count) / (1 - jnp.float32(b1) ** count)
     epsilon = optimizer.table_epsilon * unbiased(count)
 
-    def update(part, rows, direction, root, last):
+    number = len(touched.ids)
+    size = min(_CHUNK, number)
+    # Of ids from elsewhere there may be many times as many, so only what counts is gone through.
+    chosen = jnp.nonzero(touched.first, size=number + size, fill_value=number)[0].astype(jnp.int32)
+    turns = (touched.first.sum(dtype=jnp.int32) + size - 1) // size
+
+    def pick(turn):
+        places = jax.lax.dynamic_slice_in_dim(chosen, turn * size, size)
+        ids = touched.ids.at[places].get(mode="fill", fill_value=0)
+        return ids, places < number, touched.gradients.at[places].get(mode="fill", fill_value=0)
+
+    def update(gradients, rows, direction, root, last):
         epsilon_then = (optimizer.table_epsilon * unbiased(last))[:, None]
         decay = root_decay = 1.0
         if catch_up is not None:
             made_up, (decay, root_decay) = _make_up(last, done, catch_up, optimizer)
             rows = made_up(rows, direction)
-        g = part(touched.gradients) * scale
+        g = gradients * scale
         m = (1 - b1) * g + (b1 * decay * root_decay) * (direction * (root + epsilon_then))
         root = jnp.sqrt((1 - b2) * g**2 + b2 * (root_decay * root) ** 2)
         direction = m / (root + epsilon)
@@ -292,7 +307,7 @@ def update_rows(
             moved += rate * optimizer.weight_decay * rows
         return rows - moved, direction, root, jnp.maximum(last, count)
 
-    return _by_chunks(update, touched.ids, touched.first, table, state)
+    return _by_chunks(update, pick, turns, table, state)
 
 
 def flush(
@@ -300,43 +315,39 @@ def flush(
 ) -> tuple[jax.Array, RowAdam]:
     """All rows as dense Adam would have them after `done` updates; in place, where donated."""
 
-    def update(part, rows, direction, root, last):
-        del part
+    num_rows = len(table)
+    # At least two turns: XLA dissolves a loop of one, and then copies `last`.
+    size = min(_CHUNK, -(-num_rows // 2))
+
+    def pick(turn):
+        ids = turn * size + jnp.arange(size, dtype=jnp.int32)
+        return jnp.minimum(ids, num_rows - 1), ids < num_rows, None
+
+    def update(_, rows, direction, root, last):
         made_up, (decay, root_decay) = _make_up(last, done, catch_up, optimizer)
         rows = made_up(rows, direction)
         return rows, decay * direction, root_decay * root, jnp.maximum(last, done)
 
-    ids = jnp.arange(len(table), dtype=jnp.int32)
-    return _by_chunks(update, ids, jnp.ones(ids.shape, bool), table, state)
+    return _by_chunks(update, pick, -(-num_rows // size), table, state)
 
 
-def _by_chunks(update, ids, first, table, state):
-    """What `update(part, rows, direction, root, last)` makes of the rows `ids` [N], where `first`.
+def _by_chunks(update, pick, turns, table, state):
+    """What `update(given, rows, direction, root, last)` makes of rows, chunk by chunk.
 
-    They go through it chunk by chunk; `part` cuts the chunk's part out of an array [N, ...].
+    `pick(turn)` says of which: `ids` [N], which of them count [N] bool, and what is `given`.
     """
-    number, num_ids = len(ids), len(table)
-    # At least two turns: XLA dissolves a loop of one, and then copies `last`.
-    size = min(_CHUNK, -(-number // 2))
 
-    def turn(chunk, arrays):
-        # The last chunk reaches back into the one before it, and leaves what that has done.
-        start = jnp.minimum(chunk * size, number - size)
-
-        def part(x):
-            return jax.lax.dynamic_slice_in_dim(x, start, size)
-
-        rows = part(ids)
-        place = start + jnp.arange(size, dtype=jnp.int32)
+    def turn(number, arrays):
+        ids, there, given = pick(number)
         # Ids past the end are dropped; all differ.
-        to = jnp.where(part(first) & (place >= chunk * size), rows, num_ids + place)
+        to = jnp.where(there, ids, len(table) + jnp.arange(len(ids), dtype=jnp.int32))
         return tuple(
             x.at[to].set(new, mode="drop", unique_indices=True)
-            for x, new in zip(arrays, update(part, *(x[rows] for x in arrays)), strict=True)
+            for x, new in zip(arrays, update(given, *(x[ids] for x in arrays)), strict=True)
         )
 
     arrays = (table, state.direction, state.root, state.last)
-    table, direction, root, last = jax.lax.fori_loop(0, -(-number // size), turn, arrays)
+    table, direction, root, last = jax.lax.fori_loop(0, turns, turn, arrays)
     return table, RowAdam(direction, root, last, state.place)
 
 

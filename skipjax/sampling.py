@@ -1,5 +1,6 @@
 """Negative tracks, for the softmax and for InfoNCE, and their collisions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,13 +14,29 @@ def uniform_tracks(key: jax.Array, shape: tuple[int, ...], num_ids: int) -> jax.
 
     Args:
       key: PRNG key.
-      shape: [K] for negatives shared by a batch, [B, K] for each session's own, [] for one.
+      shape: [K] for negatives shared by a batch, [] for one.
       num_ids: V, PAD and MASK included.
 
     Returns:
       `shape` int32 in [FIRST_TRACK_ID, V).
     """
     return jax.random.randint(key, shape, FIRST_TRACK_ID, num_ids, jnp.int32)
+
+
+def session_tracks(key: jax.Array, numbers: jax.Array, count: int, num_ids: int) -> jax.Array:
+    """Real tracks drawn uniformly with replacement for each session.
+
+    Args:
+      key: PRNG key. A session's draws depend on nothing but the key and its number.
+      numbers: [B] int32, of the sessions in their batch.
+      count: K.
+      num_ids: V, PAD and MASK included.
+
+    Returns:
+      [B, K] int32 in [FIRST_TRACK_ID, V).
+    """
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
+    return jax.vmap(lambda key: uniform_tracks(key, (count,), num_ids))(keys)
 
 
 def outside_session(negatives: jax.Array, tracks: jax.Array, valid: jax.Array) -> jax.Array:
@@ -39,7 +56,13 @@ def outside_session(negatives: jax.Array, tracks: jax.Array, valid: jax.Array) -
 
 
 def contrast_tracks(
-    kind: str, tracks: Any, skipped: jax.Array, valid: jax.Array, random_tracks: Any
+    kind: str,
+    tracks: Any,
+    skipped: jax.Array,
+    valid: jax.Array,
+    random_tracks: Any,
+    numbers: jax.Array | None = None,
+    whole_batch: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[Any, jax.Array]:
     """The tracks InfoNCE pushes each session away from, before collisions are taken out.
 
@@ -49,19 +72,25 @@ def contrast_tracks(
         one taking the first's, and none where there is no other; "random": as many
         `random_tracks` as the session has skips; "batch": all that were played first after another
         one, no skip among them.
-      tracks: [B, L] ids, or a tree of ids and what else there is of each, [B, L, ...].
-      skipped, valid: [B, L], empty sessions last.
+      tracks: [b, L] ids, or a tree of ids and what else there is of each, [b, L, ...].
+      skipped, valid: [b, L].
       random_tracks: like `tracks`, used by "random" alone.
+      numbers: [b] int32, of the sessions in their batch, whose empty ones are last; 0 to b - 1, if
+        not given.
+      whole_batch: from a tree of [b, ...] to that of all the batch's sessions, [B, ...]; more than
+        b if some of them are elsewhere.
 
     Returns:
-      The like of `tracks`, and which of them count [B, L] bool.
+      The like of `tracks`, of all the batch for "batch", and which of them count [b or B, L] bool.
     """
     if kind == "batch":
-        return tracks, (valid & ~skipped).at[:, 0].set(False)
+        return whole_batch((tracks, (valid & ~skipped).at[:, 0].set(False)))
     counts = skipped & valid
     if kind == "shifted":
-        number = valid.any(axis=1).sum()
-        following = (jnp.arange(len(valid)) + 1) % jnp.maximum(number, 1)
+        tracks, counts, there = whole_batch((tracks, counts, valid.any(axis=1)))
+        number = there.sum()
+        numbers = jnp.arange(len(valid)) if numbers is None else numbers
+        following = (numbers + 1) % jnp.maximum(number, 1)
         return jax.tree.map(lambda x: x[following], tracks), counts[following] & (number > 1)
     return (random_tracks if kind == "random" else tracks), counts
 

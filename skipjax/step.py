@@ -12,8 +12,9 @@ from skipjax import row_adam
 from skipjax.choices import check_choices
 from skipjax.encoders import Encoder, init_params
 from skipjax.ids import HELD_OUT
+from skipjax.mesh import EVERYWHERE, ONE, ROWS, SESSIONS, Layout
 from skipjax.objective import Objective, Weights
-from skipjax.optimizers import clip_factor, make_adam, schedule_factor
+from skipjax.optimizers import clip_factor, make_adam, schedule_factor, squares
 
 
 @flax.struct.dataclass
@@ -25,6 +26,8 @@ class TrainState:
       params: {"encoder": tree, "table": [V, D]}.
       optimizer: {"encoder": optax state, "table": optax state, or RowAdam if the table is updated
         by rows}.
+
+    With several devices, the table and what is kept of its rows have rows of zeros after the V.
     """
 
     step: jax.Array
@@ -86,39 +89,79 @@ def by_rows(config: Any, num_ids: int) -> bool:
     return table == "lazy" or read < num_ids
 
 
-def init_state(config: Any, encoder: Encoder, num_ids: int) -> TrainState:
+def init_state(config: Any, encoder: Encoder, num_ids: int, layout: Layout = ONE) -> TrainState:
     """The state before the first step, a function of `config.seed`; `num_ids` is V."""
-    key = jax.random.fold_in(jax.random.key(config.seed), _INIT)
-    params = init_params(key, encoder, num_ids, config.model.width)
     encoder_adam, table_adam = _adams(config)
-    table = params["table"]
-    return TrainState(
-        step=jnp.int32(0),
-        params=params,
-        optimizer={
-            "encoder": encoder_adam.init(params["encoder"]),
-            "table": row_adam.init_rows(table)
-            if by_rows(config, num_ids)
-            else table_adam.init(table),
-        },
+
+    def around(params):
+        table = params["table"]
+        return TrainState(
+            step=jnp.int32(0),
+            params=params,
+            optimizer={
+                "encoder": encoder_adam.init(params["encoder"]),
+                "table": row_adam.init_rows(table)
+                if by_rows(config, num_ids)
+                else table_adam.init(table),
+            },
+        )
+
+    key = jax.random.fold_in(jax.random.key(config.seed), _INIT)
+    num_rows = layout.padded(num_ids)
+    if layout.mesh is None:
+        return around(init_params(key, encoder, num_ids, config.model.width))
+
+    def init(seed):
+        key = jax.random.fold_in(jax.random.key(seed), _INIT)
+        params = init_params(key, encoder, num_rows, config.model.width)
+        rows = jnp.arange(num_rows)[:, None]
+        return around({**params, "table": jnp.where(rows < num_ids, params["table"], 0)})
+
+    like = jax.eval_shape(init, config.seed)
+    return jax.jit(init, out_shardings=shardings(like, layout), static_argnums=0)(config.seed)
+
+
+def specs(state: TrainState) -> TrainState:
+    """How the arrays of a state lie over devices, as a tree of partition specs."""
+    everywhere = jax.tree.map(lambda _: EVERYWHERE, state)
+    # A dense optimiser keeps a count beside what it keeps of the rows.
+    rows = jax.tree.map(lambda x: ROWS if x.ndim else EVERYWHERE, state.optimizer["table"])
+    return everywhere.replace(
+        params={**everywhere.params, "table": ROWS},
+        optimizer={**everywhere.optimizer, "table": rows},
     )
 
 
+def shardings(state: TrainState, layout: Layout) -> TrainState:
+    """The same as shardings on the devices of `layout`, which are more than one."""
+    return jax.tree.map(layout.sharding, specs(state))
+
+
+def without_padding(state: TrainState, num_ids: int) -> TrainState:
+    """The shapes of a state on one device; `num_ids` is V."""
+
+    def real(x, spec):
+        shape = (num_ids, *x.shape[1:]) if spec == ROWS else x.shape
+        return jax.ShapeDtypeStruct(shape, x.dtype)
+
+    return jax.tree.map(real, state, specs(state))
+
+
 def make_train_step(
-    config: Any, encoder: Encoder, num_steps: int
+    config: Any, encoder: Encoder, num_steps: int, layout: Layout = ONE
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step `train_step(state, batch, hyper, key) -> (state, metrics)`.
 
     `state` is donated. `batch` is as `Objective` says, `key` the run's key: the step folds
     its own number in, so that (key, step) is all the randomness there is. `metrics` are the
     scalars loss, nll and infonce before the update. `num_steps` is where a learning-rate decay
-    ends.
+    ends, `layout` how the state and the batch lie over devices.
 
     Raises:
       ConfigError: a field with an impossible value.
     """
     by_rows(config, 1)
-    objective = Objective(config, encoder)
+    objective = Objective(config, encoder, layout)
     optimizer = config.optimizer
     encoder_adam, table_adam = _adams(config)
 
@@ -130,29 +173,31 @@ def make_train_step(
             return values["loss"], values
 
         gradients, metrics = jax.grad(loss, has_aux=True)(state.params)
-        scale = clip_factor(optimizer.clip_norm, gradients)
+        gradient = layout.total_of_copies(gradients["table"])
 
-        def update(rate):
+        def update(rate, scale):
             table = state.params["table"]
-            gradient = scale * gradients["table"]
-            updates, table_state = table_adam.update(gradient, state.optimizer["table"], table)
+            updates, table_state = table_adam.update(
+                scale * gradient, state.optimizer["table"], table
+            )
             return table - rate * updates, table_state
 
-        return gradients["encoder"], scale, update, metrics
+        return gradients["encoder"], gradient, update, metrics
 
     def rowwise(state, batch, hyper, key):
         """Gradient of the rows that the step reads, and their new values by `row_adam`."""
         table, rows_state = state.params["table"], state.optimizer["table"]
         ids_key, loss_key = jax.random.split(key)
-        ids = objective.ids(batch, ids_key, len(table))
-        flat, structure = jax.tree.flatten(ids)
-        rows = [
-            row_adam.read_rows(table, rows_state, x, state.step, hyper.catch_up, optimizer)
-            for x in flat
-        ]
+        ids = objective.ids(batch, ids_key, layout.count(table))
+
+        def read(places):
+            return row_adam.read_rows(
+                table, rows_state, places, state.step, hyper.catch_up, optimizer
+            )
+
+        rows = objective.read(table, ids, read)
 
         def loss(encoder_params, rows):
-            rows = jax.tree.unflatten(structure, rows)
             values = objective.loss(encoder_params, rows, ids, batch, hyper.loss, loss_key)
             return values["loss"], values
 
@@ -161,50 +206,74 @@ def make_train_step(
         )
         encoder_gradients, row_gradients = gradients
         width = table.shape[-1]
-        rows_state, touched = row_adam.sum_duplicates(
-            rows_state,
-            jnp.concatenate([x.reshape(-1) for x in flat]),
-            jnp.concatenate([x.reshape(-1, width) for x in row_gradients]),
-        )
-        scale = 1.0
-        if optimizer.clip_norm:
-            of_rows = jnp.where(touched.first[:, None], touched.gradients, 0)
-            scale = clip_factor(optimizer.clip_norm, (encoder_gradients, of_rows))
 
-        def update(rate):
+        def of_all(values, *shape):
+            """One after another: those of all devices, and those that they share once."""
+            found = []
+            for name in sorted(values):
+                parts = [x.reshape(-1, *shape) for x in jax.tree.leaves(values[name])]
+                some = jnp.concatenate(parts)
+                if name not in objective.shared:
+                    some = layout.of_all(some)
+                elif shape:
+                    some = layout.total(some)
+                found.append(some)
+            return jnp.concatenate(found)
+
+        places, here = layout.local(of_all(ids), table)
+        rows_state, touched = row_adam.sum_duplicates(
+            rows_state, places, of_all(row_gradients, width), here
+        )
+
+        def update(rate, scale):
             return row_adam.update_rows(
                 table, rows_state, touched, state.step, rate, scale, hyper.catch_up, optimizer
             )
 
-        return encoder_gradients, scale, update, metrics
+        of_rows = jnp.where(touched.first[:, None], touched.gradients, 0)
+        return encoder_gradients, of_rows, update, metrics
 
-    def train_step(
-        state: TrainState, batch: Mapping[str, Any], hyper: Hyperparameters, key: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    def on_device(state, batch, hyper, key):
         step_key = jax.random.fold_in(key, state.step)
         work = rowwise if isinstance(state.optimizer["table"], row_adam.RowAdam) else dense
-        gradients, scale, update_table, metrics = work(state, batch, hyper, step_key)
+        gradients, of_rows, update_table, metrics = work(state, batch, hyper, step_key)
+        gradients, metrics = jax.tree.map(layout.total, (gradients, metrics))
+        scale = 1.0
+        if optimizer.clip_norm:
+            norm = squares(gradients) + layout.total_of_rows(squares(of_rows))
+            scale = clip_factor(optimizer.clip_norm, norm)
         rate = hyper.learning_rate * schedule_factor(optimizer, state.step, num_steps)
         params = state.params["encoder"]
         gradients = jax.tree.map(lambda gradient: scale * gradient, gradients)
         updates, encoder_state = encoder_adam.update(gradients, state.optimizer["encoder"], params)
         updates = jax.tree.map(lambda update: -rate * update, updates)
-        table, table_state = update_table(rate)
+        table, table_state = update_table(rate, scale)
         params = {"encoder": optax.apply_updates(params, updates), "table": table}
         return TrainState(
             state.step + 1, params, {"encoder": encoder_state, "table": table_state}
         ), metrics
 
+    def train_step(
+        state: TrainState, batch: Mapping[str, Any], hyper: Hyperparameters, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        lie = specs(state)
+        mapped = layout.on_devices(
+            on_device, (lie, SESSIONS, EVERYWHERE, EVERYWHERE), (lie, EVERYWHERE)
+        )
+        return mapped(state, batch, hyper, key)
+
     return jax.jit(train_step, donate_argnames="state")
 
 
-def make_flush(config: Any) -> Callable[[TrainState, Hyperparameters], TrainState]:
+def make_flush(
+    config: Any, layout: Layout = ONE
+) -> Callable[[TrainState, Hyperparameters], TrainState]:
     """The jitted `flush(state, hyper)`, after which every row of the table is up to date.
 
     Before a table is read other than by a training step, it must be flushed. `state` is donated.
     """
 
-    def flush(state: TrainState, hyper: Hyperparameters) -> TrainState:
+    def on_device(state, hyper):
         rows = state.optimizer["table"]
         if not isinstance(rows, row_adam.RowAdam) or hyper.catch_up is None:
             return state
@@ -214,6 +283,10 @@ def make_flush(config: Any) -> Callable[[TrainState, Hyperparameters], TrainStat
         return state.replace(
             params={**state.params, "table": table}, optimizer={**state.optimizer, "table": rows}
         )
+
+    def flush(state: TrainState, hyper: Hyperparameters) -> TrainState:
+        lie = specs(state)
+        return layout.on_devices(on_device, (lie, EVERYWHERE), lie)(state, hyper)
 
     return jax.jit(flush, donate_argnames="state")
 

@@ -33,16 +33,19 @@ def feedback(skipped: jax.Array, known: jax.Array) -> jax.Array:
     return jnp.where(known, jnp.where(skipped, SKIPPED, PLAYED), UNKNOWN)
 
 
-def cloze(key: jax.Array, valid: jax.Array, fraction: float) -> jax.Array:
+def cloze(
+    key: jax.Array, valid: jax.Array, fraction: float, numbers: jax.Array | None = None
+) -> jax.Array:
     """Which positions are hidden behind MASK in a bidirectional training step.
 
     Of a session of n tracks: round(fraction · n) random positions, but at least one, among the
     first n - 1; and the last one, as a MASK at the end is what the model will be asked.
 
     Args:
-      key: PRNG key. A position's draw depends on nothing but the key, the row and the position.
+      key: PRNG key. A session's draws depend on nothing but the key, its number and the position.
       valid: [B, L] bool, padded on the right.
       fraction: share of the positions, in (0, 1].
+      numbers: [B] int32, of the sessions in their batch; 0 to B - 1, if not given.
 
     Returns:
       [B, L] bool.
@@ -50,7 +53,7 @@ def cloze(key: jax.Array, valid: jax.Array, fraction: float) -> jax.Array:
     lengths = valid.sum(axis=-1, keepdims=True)
     positions = jnp.broadcast_to(jnp.arange(valid.shape[-1]), valid.shape)
     last = valid & (positions == lengths - 1)
-    draws = position_draws(jax.random.uniform, key, valid.shape)
+    draws = position_draws(jax.random.uniform, key, valid.shape, numbers)
     draws = jnp.where(valid & ~last, draws, 2.0)
     order = jnp.argsort(jnp.argsort(draws, axis=-1), axis=-1)
     # Rounded here, so that no float32 rounds otherwise than `most_masked`.
@@ -92,24 +95,30 @@ def append_mask(tracks: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def position_draws(
-    draw: Callable[[jax.Array], jax.Array], key: jax.Array, shape: tuple[int, int]
+    draw: Callable[[jax.Array], jax.Array],
+    key: jax.Array,
+    shape: tuple[int, int],
+    numbers: jax.Array | None = None,
 ) -> jax.Array:
-    """[B, L] random draws, each a function of the key, its row and its position alone.
+    """[B, L] random draws, each a function of the key, the session and the position alone.
 
-    So the amount of padding, which changes B and L, changes no draw.
+    So neither the amount of padding, which changes B and L, nor where a session is worked on
+    changes a draw.
 
     Args:
       draw: from a PRNG key to a scalar.
       key: PRNG key.
       shape: [B, L].
+      numbers: [B] int32, of the sessions in their batch; 0 to B - 1, if not given.
     """
     rows, columns = shape
+    numbers = jnp.arange(rows) if numbers is None else numbers
 
     def at(row, column):
         return draw(jax.random.fold_in(jax.random.fold_in(key, row), column))
 
     over_columns = jax.vmap(at, in_axes=(None, 0))
-    return jax.vmap(over_columns, in_axes=(0, None))(jnp.arange(rows), jnp.arange(columns))
+    return jax.vmap(over_columns, in_axes=(0, None))(numbers, jnp.arange(columns))
 
 
 def most_masked(length: int, fraction: float) -> int:

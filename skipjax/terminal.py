@@ -28,6 +28,20 @@ _FEEDBACK = {
 }
 
 
+_quiet = False
+
+
+@contextlib.contextmanager
+def quiet(wanted: bool) -> Iterator[None]:
+    """Prints nothing within the block, if `wanted`: one of several processes speaks for all."""
+    global _quiet
+    before, _quiet = _quiet, wanted
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[..., None]]:
     """Yields `progress(done, total, what, note="")`, `what` naming the phase.
@@ -44,7 +58,7 @@ def progress_bar() -> Iterator[Callable[..., None]]:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=_quiet or not console.is_terminal,
         # What is printed meanwhile must pass above the bar, but not if it goes to a file.
         redirect_stdout=sys.stdout.isatty(),
     )
@@ -64,12 +78,13 @@ def progress_bar() -> Iterator[Callable[..., None]]:
 
 def out() -> Console:
     """Where results are printed. Made anew, since tests and pipes change what stdout is."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, quiet=_quiet)
 
 
 def say(text: str) -> None:
     """Prints `text` as it is, above a progress bar if there is one."""
-    print(text, flush=True)
+    if not _quiet:
+        print(text, flush=True)
 
 
 def sessions_table(title: str, facts: Mapping[str, Any], min_length: int) -> Table:

@@ -1,6 +1,8 @@
 """The training loop: epochs, selection on validation, resuming, and the final test."""
 
 import contextlib
+import dataclasses
+import functools
 import math
 import os
 import signal
@@ -13,16 +15,30 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from skipjax import evaluate, files, memory, metrics, signals, step, terminal, writers
+from skipjax import (
+    evaluate,
+    files,
+    memory,
+    metrics,
+    processes,
+    signals,
+    step,
+    terminal,
+    writers,
+)
 from skipjax.checkpoints import Checkpoints
+from skipjax.compiling import unwatched_at_first
 from skipjax.data import dropped, sources
 from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
 from skipjax.data.parts import Split, parts_table
 from skipjax.data.split import split_as
 from skipjax.encoders import Encoder, make_encoder
+from skipjax.ending import Ending
 from skipjax.errors import DivergedError, Interrupted, OutputError
 from skipjax.ids import FIRST_TRACK_ID, HELD_OUT, LEAVE_ONE_OUT
 from skipjax.limits import check_data_limits, check_limits
+from skipjax.mesh import ONE, Layout, make_layout
+from skipjax.watchdog import Watchdog
 from skipjax.workdir import (
     SPLIT,
     as_json,
@@ -44,6 +60,9 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
     A run that was interrupted goes on from its newest checkpoint, with the same result as if it
     had not been; one that is finished is not repeated.
 
+    Several processes (see `processes.start`) call it alike, and `workdir` is the same folder to all
+    of them; the first one writes what one can write alone.
+
     Args:
       config: as `configs/common.py`.
       workdir: gets `config.json`, `tracks.parquet`, `metrics.jsonl`, `tensorboard/`,
@@ -63,46 +82,67 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
       OutputError: something cannot be written.
       Interrupted: SIGTERM or Ctrl-C came while training; the step under way is finished and saved.
     """
-    encoder = check_config(config)
+    encoder, first = check_config(config), processes.first()
+    layout = make_layout(config.mesh)
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise OutputError(f"{workdir} is a file; choose another --workdir.")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(terminal.quiet(not first))
         new = not workdir.exists()
-        if not new:
+        if first and not new:
             stack.enter_context(files.lock(workdir / ".lock"))
             check_same_run(config, workdir)
-        split = _load(config)
-        check_data_limits(config, split, _device_bytes())
-        evaluator = evaluate.Evaluator(config, encoder, split)
-        train_step = step.make_train_step(config, encoder, _num_steps(config, split))
-        if new:  # made only now, so that input that cannot be used leaves nothing behind
+        with processes.first_goes_first("data"):  # the others find what it prepares
+            split = _load(config)
+        layout = dataclasses.replace(layout, num_ids=split.num_ids)
+        check_data_limits(config, split, _device_bytes(layout))
+        watchdog = Watchdog(config.train.watchdog_seconds)
+        compiled = functools.partial(unwatched_at_first, watchdog=watchdog)
+        evaluator = evaluate.Evaluator(config, encoder, split, layout, compiled)
+        train_step = step.make_train_step(config, encoder, _num_steps(config, split), layout)
+        if first and new:  # made only now, so that input that cannot be used leaves nothing behind
             files.make_folder(workdir)
             stack.enter_context(files.lock(workdir / ".lock"))
             check_same_run(config, workdir)  # somebody else may have been here meanwhile
-        results, parts = finished(config, workdir), parts_table(split)
-        made = (SESSIONS, TRACKS) if parts is None else (SESSIONS, TRACKS, SPLIT)
-        check_same_split(parts, workdir)
-        if results is not None and all((workdir / name).exists() for name in made):
-            check_same_data(results["data"], split.digest, workdir)
+        parts = parts_table(split)
+        results = processes.from_first(_finished(config, workdir, split, parts) if first else None)
+        if results is not None:
             terminal.say(f"{workdir} is finished; these are its results.")
             _report(config, results, workdir)
             return results
-        files.remove_leftovers(workdir)
-        files.write_json(workdir / "config.json", as_json(config))
+        if first:
+            files.remove_leftovers(workdir)
+            files.write_json(workdir / "config.json", as_json(config))
         checkpoints = Checkpoints(workdir / "checkpoints", terminal.say)
         stack.callback(checkpoints.close)
-        run = _Run(config, workdir, split, encoder, evaluator, checkpoints, train_step)
+        run = _Run(config, workdir, split, encoder, evaluator, checkpoints, train_step, layout)
         stack.callback(run.writer.close)
-        _write_tracks(split, workdir / TRACKS)  # of the data that the run is known to have
-        if parts is not None:
-            _write_table(parts, workdir / SPLIT)
-        run.train()
-        results = run.test()
-        files.write_json(workdir / "results.json", results)
+        if first:
+            _write_tracks(split, workdir / TRACKS)  # of the data that the run is known to have
+            if parts is not None:
+                _write_table(parts, workdir / SPLIT)
+        with watchdog:
+            run.train(watchdog)
+            results = run.test(watchdog)
+        if first:
+            files.write_json(workdir / "results.json", results)
         run.record_test(results)
         _report(config, results, workdir)
         return results
+
+
+def _finished(
+    config: Any, workdir: Path, split: Split, parts: pa.Table | None
+) -> dict[str, Any] | None:
+    """The results in `workdir`, if there is nothing left to do."""
+    results = finished(config, workdir)
+    made = (SESSIONS, TRACKS) if parts is None else (SESSIONS, TRACKS, SPLIT)
+    check_same_split(parts, workdir)
+    if results is None or not all((workdir / name).exists() for name in made):
+        return None
+    check_same_data(results["data"], split.digest, workdir)
+    return results
 
 
 def check_config(config: Any) -> Encoder:
@@ -125,32 +165,39 @@ def check_config(config: Any) -> Encoder:
 class _Run:
     """One run in progress: what the epochs share."""
 
-    def __init__(self, config, workdir, split, encoder, evaluator, checkpoints, train_step):
+    def __init__(
+        self, config, workdir, split, encoder, evaluator, checkpoints, train_step, layout=ONE
+    ):
         self.config, self.workdir = config, workdir
-        self.split, self.evaluator = split, evaluator
+        self.split, self.evaluator, self.layout = split, evaluator, layout
         self.checkpoints, self.train_step = checkpoints, train_step
         self.batches = SessionBatches(
             split,
             batch_size=config.train.batch_size,
             max_length=config.data.max_length,
             seed=config.seed,
+            num_devices=layout.size,
+            mine=layout.mine,
         )
         self.num_steps = _num_steps(config, split)
         self.hyper = step.hyperparameters(config, self.num_steps)
-        self.flush = step.make_flush(config)
-        self.state = step.init_state(config, encoder, split.num_ids)
+        self.flush = step.make_flush(config, layout)
+        self.state = step.init_state(config, encoder, split.num_ids, layout)
+        self.logical = step.without_padding(self.state, split.num_ids)
         self.history: list[float] = []  # the selection metric after each epoch
         self.pending: list[dict[str, Any]] = []  # metrics of the steps since the last line
         start = checkpoints.latest_step
         if start is not None:
             self._go_on(start)
-        self.writer = writers.MetricWriter(workdir, start or 0)
+        self.writer = (
+            writers.MetricWriter(workdir, start or 0) if processes.first() else writers.NullWriter()
+        )
 
     def _go_on(self, start: int) -> None:
         progress = self.checkpoints.progress(start)
         check_same_data(progress["data"], self.split.digest, self.workdir)
         check_same_config(progress["config"], self.config, self.workdir)
-        self.state = self.checkpoints.restore(start, self.state)
+        self.state = self.checkpoints.restore(start, self.state, self.logical)
         self.history = progress["history"]
         self.pending = [
             {name: np.float32(value) for name, value in values.items()}
@@ -174,10 +221,13 @@ class _Run:
     def stopped_early(self) -> bool:
         return len(self.history) - self.best_epoch >= self.config.train.patience
 
-    def train(self) -> None:
+    def train(self, watchdog: Watchdog) -> None:
         """All epochs that are left."""
         config, per_epoch = self.config, self.batches.steps_per_epoch
         key = step.train_key(config)
+        train_step = unwatched_at_first(self.train_step, watchdog)
+        self.flush = unwatched_at_first(self.flush, watchdog)
+        ending = Ending(self.layout)
         start = done = int(self.state.step)
         ready = prefetch(self.batches.from_step(done))
         with (
@@ -187,7 +237,9 @@ class _Run:
         ):
             began = time.monotonic()
             while done < self.num_steps and not self.stopped_early:
-                self.state, values = self.train_step(self.state, next(ready), self.hyper, key)
+                batch = self.layout.put(next(ready))
+                self.state, values = train_step(self.state, batch, self.hyper, key)
+                watchdog.beat()
                 if done == start:  # it has been compiled just now
                     memory.return_freed_memory()
                 done += 1
@@ -207,8 +259,8 @@ class _Run:
                     began = time.monotonic()
                 if not within:
                     self.checkpoints.wait()  # so that no more than this epoch can be lost
-                    self._validate(done, epoch)
-                number = asked_to_end()
+                    self._validate(done, epoch, watchdog)
+                number = ending(asked_to_end())
                 if saving or number:
                     self._save()
                     began = time.monotonic()
@@ -224,9 +276,11 @@ class _Run:
             number,
         )
 
-    def _validate(self, done: int, epoch: int) -> None:
+    def _validate(self, done: int, epoch: int, watchdog: Watchdog) -> None:
         self.state = self.flush(self.state, self.hyper)
-        ranks = self.evaluator.ranks(self.state.params, "valid", full=False)
+        ranks = self.evaluator.ranks(
+            self.state.params, "valid", full=False, progress=lambda *_: watchdog.beat()
+        )
         values = evaluate.summarise(ranks, (*self.config.eval.metrics, SELECTION))
         self.history.append(values[f"valid/{SELECTION}"])
         self.writer.write(done, epoch, values)
@@ -242,14 +296,15 @@ class _Run:
             "history": self.history,
             "pending": pending,
         }
-        self.checkpoints.save(self.state, progress, self._best_step)
+        self.checkpoints.save(self.state, progress, self._best_step, self.logical)
 
-    def test(self) -> dict[str, Any]:
+    def test(self, watchdog: Watchdog) -> dict[str, Any]:
         """The results of the best epoch."""
         config, names = self.config, self.config.eval.metrics
         if self._best_step != int(self.state.step):
             # It was flushed before it was saved.
-            self.state = self.checkpoints.restore(self._best_step, self.state)
+            with watchdog.paused("reading"):
+                self.state = self.checkpoints.restore(self._best_step, self.state, self.logical)
         results: dict[str, Any] = {
             "name": config.name,
             "source": config.data.source,
@@ -267,13 +322,21 @@ class _Run:
             "test/cold_share": self.split.cold_share("test"),
         }
         params = self.state.params
-        valid = self.evaluator.ranks(params, "valid", full=False)
+        valid = self.evaluator.ranks(
+            params, "valid", full=False, progress=lambda *_: watchdog.beat()
+        )
         results |= evaluate.summarise(valid, (*names, SELECTION))
         keep = config.eval.keep_top
         top = np.zeros((results["parts"]["test"], keep), np.int32) if keep else None
-        with terminal.progress_bar() as progress:
+        with terminal.progress_bar() as show:
+
+            def progress(*where):
+                watchdog.beat()
+                show(*where)
+
             ranks = self.evaluator.ranks(params, "test", full=True, top=top, progress=progress)
-        _write_table(evaluate.sessions_table(self.split, ranks, top), self.workdir / SESSIONS)
+        if processes.first():
+            _write_table(evaluate.sessions_table(self.split, ranks, top), self.workdir / SESSIONS)
         results |= evaluate.summarise(ranks, names)
         popular = evaluate.popularity_ranks(self.split, "test", self.evaluator.candidates)
         results |= evaluate.summarise(popular, names, prefix="baseline/popularity/")
@@ -307,9 +370,10 @@ def _write_table(table: pa.Table, path: Path) -> None:
         parquet.write_table(table, file, write_page_checksum=True)
 
 
-def _device_bytes() -> int | None:
-    """Memory of an accelerator, if that is where parameters lie."""
-    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+def _device_bytes(layout: Layout) -> int | None:
+    """Memory of the accelerators that share a table, if that is where parameters lie."""
+    available = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return available and available * layout.tracks
 
 
 def _num_steps(config: Any, split: Split) -> int:
@@ -321,7 +385,7 @@ def _facts(split: Split, config: Any) -> str:
     lines = [
         f"{config.name} on {config.data.source}{label}: {split.num_sessions:,} sessions, "
         f"{split.num_ids - FIRST_TRACK_ID:,} tracks; "
-        f"device: {jax.devices()[0].device_kind}"
+        f"{_devices(config)}"
     ]
     if split.name != LEAVE_ONE_OUT:
         counts = {which: len(part.sessions) for which, part in split.parts.items()}
@@ -338,6 +402,14 @@ def _facts(split: Split, config: Any) -> str:
             "see the fields config.data.skip_*"
         )
     return "\n".join(lines)
+
+
+def _devices(config: Any) -> str:
+    layout, kind = make_layout(config.mesh), jax.devices()[0].device_kind
+    if layout.size == 1:
+        return f"device: {kind}"
+    several = f" of {processes.number()} processes" if processes.number() > 1 else ""
+    return f"{layout.size} devices{several} (data {layout.data} x tracks {layout.tracks}): {kind}"
 
 
 def _means(pending: list[dict[str, jax.Array]], done: int) -> dict[str, float]:

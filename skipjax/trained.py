@@ -15,6 +15,7 @@ from skipjax.encoders import Encoder, init_params, make_encoder
 from skipjax.errors import CheckpointError, ConfigError, DataError
 from skipjax.ids import HELD_OUT
 from skipjax.limits import check_limits
+from skipjax.mesh import EVERYWHERE, ONE, ROWS, SESSIONS, Layout, make_layout
 from skipjax.model import Model
 from skipjax.workdir import check_same_config, saved_config
 
@@ -31,6 +32,7 @@ class Trained:
       results: the run's `results.json`, or {} where that is not there or of another epoch.
       data: digest of what it was trained on.
       workdir: of the run.
+      layout: how the parameters lie over devices.
     """
 
     config: Any
@@ -41,6 +43,7 @@ class Trained:
     results: dict[str, Any]
     data: str
     workdir: Path
+    layout: Layout = ONE
 
     @property
     def about(self) -> str:
@@ -52,13 +55,21 @@ class Trained:
 
     def model(self) -> Model:
         """Scores as evaluation does, to the bit on a CPU."""
-        return model_of(self.config, self.encoder, self.params, self.catalogue, self.about)
+        return model_of(
+            self.config, self.encoder, self.params, self.catalogue, self.about, self.layout
+        )
 
 
-def read(workdir: Path) -> Trained:
+def read(workdir: Path, devices: Any = None) -> Trained:
     """The best epoch of the run in `workdir`; of its checkpoint, only the parameters are read.
 
+    Args:
+      workdir: of the run.
+      devices: as `config.mesh`, how the parameters are to lie, whatever they were trained on; None
+        for one device.
+
     Raises:
+      ConfigError: there are not so many devices.
       CheckpointError: it holds no run, none with a finished epoch, or something is damaged.
     """
     config = _read_config(workdir)
@@ -68,31 +79,51 @@ def read(workdir: Path) -> Trained:
         catalogue = Catalogue.open(workdir / TRACKS)
     except DataError as error:
         raise CheckpointError(f"{error} Choose another --workdir to train again.") from error
-    params, progress = _best_params(config, workdir, encoder, catalogue.num_ids)
+    layout = make_layout(devices, catalogue.num_ids) if devices else ONE
+    params, progress = _best_params(config, workdir, encoder, catalogue.num_ids, layout)
     history = progress["history"]
     try:
         results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
         results = results if results["best_epoch"] == len(history) else {}
     except (OSError, ValueError, KeyError, TypeError):
         results = {}  # it has not been tested yet
-    return Trained(config, encoder, params, catalogue, history, results, progress["data"], workdir)
+    return Trained(
+        config, encoder, params, catalogue, history, results, progress["data"], workdir, layout
+    )
 
 
 def model_of(
-    config: Any, encoder: Encoder, params: dict[str, Any], catalogue: Catalogue, about: str = ""
+    config: Any,
+    encoder: Encoder,
+    params: dict[str, Any],
+    catalogue: Catalogue,
+    about: str = "",
+    layout: Layout = ONE,
 ) -> Model:
     """Parameters as a model that scores as evaluation does, to the bit on a CPU."""
     precision, chunk_size = config.eval.precision, config.eval.chunk_size
 
-    @jax.jit
     def hidden(params, tracks, valid, feedback):
-        return ranking.next_hidden(encoder, params, tracks, valid, feedback)
+        return ranking.next_hidden(encoder, params, tracks, valid, feedback, layout=layout)
 
     def best(table, hidden, exclude, k):
-        return ranking.top_k(
-            hidden, table, k, chunk_size=chunk_size, exclude=exclude, precision=precision
+        def on_device(table, hidden, exclude):
+            return ranking.top_k(
+                hidden,
+                table,
+                k,
+                chunk_size=chunk_size,
+                exclude=exclude,
+                precision=precision,
+                layout=layout,
+            )
+
+        return layout.on_devices(on_device, (ROWS, SESSIONS, SESSIONS), SESSIONS)(
+            table, hidden, exclude
         )
 
+    lie = {"encoder": EVERYWHERE, "table": ROWS}
+    hidden = jax.jit(layout.on_devices(hidden, (lie, SESSIONS, SESSIONS, SESSIONS), SESSIONS))
     best = jax.jit(best, static_argnames="k")
     whole = config.data.max_length
     return Model(
@@ -105,7 +136,8 @@ def model_of(
         longest=whole - (not encoder.causal),
         # That of a test, whose last track is held out; sums depend on it in their last bits.
         lengths=(whole - 1, whole),
-        sizes=(ranking.SESSIONS, 4 * ranking.SESSIONS),  # ranking.py pads to the first anyway
+        # ranking.py pads to the first anyway, on each device.
+        sizes=(layout.size * ranking.SESSIONS, 4 * layout.size * ranking.SESSIONS),
         max_k=len(catalogue),
         hidden=lambda *batch: hidden(params, *batch),
         best=lambda hidden, exclude, k: best(params["table"], hidden, exclude, k=k),
@@ -147,7 +179,7 @@ def _read_config(workdir: Path) -> ConfigDict:
 
 
 def _best_params(
-    config: Any, workdir: Path, encoder: Encoder, num_ids: int
+    config: Any, workdir: Path, encoder: Encoder, num_ids: int, layout: Layout
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters of a run's best epoch, and the progress saved with it.
 
@@ -161,9 +193,20 @@ def _best_params(
             raise CheckpointError(f"{workdir} has no finished epoch yet; train it with main.py.")
         progress = checkpoints.progress(step)
         check_same_config(progress["config"], config, workdir)
-        like = jax.eval_shape(
+        real = jax.eval_shape(
             lambda key: init_params(key, encoder, num_ids, config.model.width), jax.random.key(0)
         )
-        return checkpoints.restore_params(step, like), progress
+        if layout.mesh is None:
+            return checkpoints.restore_params(step, real), progress
+
+        def lying(x, rows, spec):
+            shape = (rows, *x.shape[1:])
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=layout.sharding(spec))
+
+        like = {
+            "encoder": jax.tree.map(lambda x: lying(x, len(x), EVERYWHERE), real["encoder"]),
+            "table": lying(real["table"], layout.padded(num_ids), ROWS),
+        }
+        return checkpoints.restore_params(step, like, real), progress
     finally:
         checkpoints.close()

@@ -15,6 +15,19 @@ from skipjax.errors import OutputError
 from skipjax.files import make_folder, write_atomically
 
 
+class NullWriter:
+    """Records nothing: where another process does."""
+
+    def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """See `MetricWriter`."""
+
+    def sync(self) -> None:
+        """See `MetricWriter`."""
+
+    def close(self) -> None:
+        """See `MetricWriter`."""
+
+
 class MetricWriter:
     """Appends metrics to `metrics.jsonl` and to TensorBoard.
 

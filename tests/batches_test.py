@@ -79,7 +79,7 @@ def test_by_time_whole_sessions_of_training_and_no_others(by_time):
     assert sorted(found) == sorted(whole[i] for i in by_time.parts["train"].sessions)
     assert loader.batch(0)["tracks"].shape == (4, 8)
     for which in ("valid", "test"):
-        ((rows, batch),) = batches.held_out_batches(by_time, which, batch_size=4, max_length=8)
+        ((rows, _, batch),) = batches.held_out_batches(by_time, which, batch_size=4, max_length=8)
         assert rows.tolist() == [0, 1]
         assert batch["tracks"].shape == (4, 7)
         asked = [whole[i] for i in by_time.parts[which].sessions]
@@ -103,7 +103,9 @@ def test_a_batch_is_a_function_of_seed_and_step(split):
 def test_held_out_batches_cover_all_sessions_in_order(split, which, batch_size):
     back = {"valid": 2, "test": 1}[which]
     seen = []
-    for rows, batch in batches.held_out_batches(split, which, batch_size=batch_size, max_length=8):
+    for rows, _, batch in batches.held_out_batches(
+        split, which, batch_size=batch_size, max_length=8
+    ):
         assert batch["tracks"].shape == (batch_size, 7)
         for row, (tracks, _) in zip(rows, rows_of(batch), strict=True):
             start, n = split.starts[row], split.lengths[row]

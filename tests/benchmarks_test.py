@@ -75,7 +75,8 @@ def test_the_torch_step_is_the_same_work(rng, monkeypatch, scope, kind):
     batch = make_batch(rng)
     shape = (len(batch["tracks"]), 30) if scope == "session" else (30,)
     negatives = rng.integers(2, NUM_IDS, size=shape).astype(np.int32)
-    monkeypatch.setattr(sampling, "uniform_tracks", lambda key, shape, num_ids: negatives)
+    draw = {"session": "session_tracks", "batch": "uniform_tracks"}[scope]
+    monkeypatch.setattr(sampling, draw, lambda *_: negatives)
     encoder = encoders.make_encoder(config.model, config.data.max_length)
     state = step.init_state(config, encoder, NUM_IDS)
     model = torch_step.Model(config, NUM_IDS)

@@ -15,6 +15,7 @@ import pytest
 
 from skipjax import step
 from skipjax.data.sessions import Sessions
+from skipjax.mesh import ONE
 from skipjax.workdir import as_json
 
 COMPILED = "SKIPJAX_TESTS_COMPILED"  # a folder of compiled programs, shared by all workers
@@ -90,7 +91,7 @@ def traced_once(monkeypatch):
     """
     make_train_step = step.make_train_step
 
-    def shared(config, encoder, num_steps):
+    def shared(config, encoder, num_steps, layout=ONE):
         reads = as_json(config)
         del reads["optimizer"]["learning_rate"]
         names = ("model", "loss", "sampling", "optimizer")
@@ -99,7 +100,7 @@ def traced_once(monkeypatch):
             + [reads[name] for name in names]
         )
         if key not in _steps:
-            _steps[key] = make_train_step(config, encoder, num_steps)
+            _steps[key] = make_train_step(config, encoder, num_steps, layout)
         return _steps[key]
 
     monkeypatch.setattr(step, "make_train_step", shared)

@@ -109,7 +109,7 @@ def test_a_field_that_nothing_reads_is_refused(field, hint):
 def test_numbers_are_numbers(field, default):
     """Python takes True for 1 and compares nan with everything; a float32 ends at 3.4e38."""
     assert wanted(field, default) == ""
-    negative = -2 if field == "data.gap_minutes" else -1  # which is the source's own
+    negative = -2 if field in ("data.gap_minutes", "mesh.data") else -1  # which have a meaning
     wrong = [True, False, math.nan, math.inf, -math.inf, "1", (1,), negative, 1e39]
     wrong += [1.5, 2**63] if type(default) is int else []
     for value in wrong:

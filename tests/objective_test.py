@@ -43,7 +43,7 @@ def make(**changes):
     encoder = encoders.make_encoder(config.model, config.data.max_length)
     params = encoders.init_params(jax.random.key(1), encoder, NUM_IDS, config.model.width)
     raw = objective.Objective(config, encoder)
-    static = ("deterministic", "reduce_fn")
+    static = ("deterministic", "per_position")
     return config, encoder, params, jax.jit(raw.__call__, static_argnames=static)
 
 
@@ -52,7 +52,7 @@ def both(compute):
     """The jitted values of each position, and their means, which compile together sooner."""
 
     def values(params, batch):
-        per_position = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
+        per_position = compute(params, batch, WEIGHTS, key(), per_position=True)
         return per_position, compute(params, batch, WEIGHTS, key())
 
     return jax.jit(values)
@@ -145,7 +145,7 @@ def test_packing_changes_no_loss_and_no_gradient(rng, causal, lengths, choice, m
     @jax.jit
     def values(params, batch):
         def loss(params):
-            per_position = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
+            per_position = compute(params, batch, WEIGHTS, key(), per_position=True)
             return compute(params, batch, WEIGHTS, key())["loss"], per_position
 
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -166,9 +166,11 @@ def test_objective_is_the_loop(rng, causal, choice):
     batch = make_batch(rng)
     softmax_key, contrast_key = jax.random.split(jax.random.split(key())[0])
     table = np.array(params["table"], float)
-    shape = (4, 9) if config.sampling.scope == "session" else (9,)
-    negatives = np.array(sampling.uniform_tracks(softmax_key, shape, NUM_IDS))
-    negatives = np.broadcast_to(negatives, (4, 9))
+    if config.sampling.scope == "session":
+        negatives = np.array(sampling.session_tracks(softmax_key, jnp.arange(4), 9, NUM_IDS))
+    else:
+        drawn = np.array(sampling.uniform_tracks(softmax_key, (9,), NUM_IDS))
+        negatives = np.broadcast_to(drawn, (4, 9))
     tracks, valid = jnp.array(batch["tracks"]), jnp.array(batch["valid"])
     feedback = np.where(batch["valid"], 1 + batch["skipped"], 0)
     if causal:
@@ -264,8 +266,8 @@ def test_skips_of_one_session_never_reach_another(rng, causal, context, negative
     batch = make_batch(rng, lengths=(8, 8, 8, 8))
     other = {**batch, "skipped": batch["skipped"].copy()}
     other["skipped"][1] = ~other["skipped"][1]
-    before = compute(params, batch, WEIGHTS, key(), reduce_fn=None)
-    after = compute(params, other, WEIGHTS, key(), reduce_fn=None)
+    before = compute(params, batch, WEIGHTS, key(), per_position=True)
+    after = compute(params, other, WEIGHTS, key(), per_position=True)
     for name in ("nll", "infonce"):
         same = (np.array(before[name]) == np.array(after[name])).all(axis=1)
         if negatives == "shifted" and name == "infonce":
@@ -326,7 +328,7 @@ def test_inverted_labels_exchange_pull_and_push():
 
     def pull(compute):
         return jax.grad(
-            lambda t: compute({**params, "table": t}, batch, WEIGHTS, key(), reduce_fn=None)[
+            lambda t: compute({**params, "table": t}, batch, WEIGHTS, key(), per_position=True)[
                 "infonce"
             ][0, 0]
         )(table)[2, 1]
@@ -339,7 +341,7 @@ def test_inverted_labels_exchange_pull_and_push():
 def test_full_softmax_agrees_with_sampling_everything(rng, causal):
     _, encoder, params, compute = make(model__causal=causal, sampling__scope="full")
     batch = make_batch(rng, lengths=(8, 6, 0, 0))
-    found = np.array(compute(params, batch, WEIGHTS, key(), reduce_fn=None)["nll"])
+    found = np.array(compute(params, batch, WEIGHTS, key(), per_position=True)["nll"])
     table = np.array(params["table"], float)
     tracks, valid = jnp.array(batch["tracks"]), jnp.array(batch["valid"])
     if causal:
@@ -390,7 +392,7 @@ def test_a_skip_embedding_never_tells_of_the_target(rng, causal, target):
     for b in range(4):
         other["skipped"][b, last[b] if causal else np.flatnonzero(masked[b])] = True
     before, after = (
-        np.array(compute(params, some, WEIGHTS, key(), reduce_fn=None)["nll"])
+        np.array(compute(params, some, WEIGHTS, key(), per_position=True)["nll"])
         for some in (batch, other)
     )
     if target == "recommend":

@@ -135,7 +135,7 @@ def test_it_recommends_what_evaluation_keeps(causal, precision):
     )
     tracks = found["track_id"].to_numpy().reshape(90, 15)
     assert tracks.tolist() == [catalogue.names_of(row).to_pylist() for row in top]
-    ((_, batch),) = held_out_batches(split, "test", batch_size=90, max_length=20)
+    ((_, _, batch),) = held_out_batches(split, "test", batch_size=90, max_length=20)
 
     @jax.jit
     def scored(params, tracks, valid, skipped):

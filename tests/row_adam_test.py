@@ -12,7 +12,7 @@ import pytest
 
 from skipjax import row_adam
 from skipjax.errors import ConfigError
-from skipjax.optimizers import clip_factor, make_adam, schedule_factor
+from skipjax.optimizers import clip_factor, make_adam, schedule_factor, squares
 
 NUM_IDS, WIDTH, PER_STEP = 60, 4, 12
 
@@ -44,7 +44,8 @@ def by_optax(optimizer, ids, gradients, num_steps):
     def step(carry, x):
         table, state, count = carry
         gradient = jnp.zeros_like(table).at[x[0]].add(x[1])
-        gradient *= clip_factor(optimizer.clip_norm, gradient)
+        if optimizer.clip_norm:
+            gradient *= clip_factor(optimizer.clip_norm, squares(gradient))
         updates, state = adam.update(gradient, state, table)
         rate = optimizer.learning_rate * schedule_factor(optimizer, count, num_steps)
         return (table - rate * updates, state, count + 1), None
@@ -62,7 +63,7 @@ def by_rows(optimizer, ids, gradients, num_steps, *, lazy=False, flush_every=Non
         table, state, count = carry
         state, touched = row_adam.sum_duplicates(state, *x)
         summed = jnp.where(touched.first[:, None], touched.gradients, 0)
-        scale = clip_factor(optimizer.clip_norm, summed)
+        scale = clip_factor(optimizer.clip_norm, squares(summed)) if optimizer.clip_norm else 1
         rate = optimizer.learning_rate * schedule_factor(optimizer, count, num_steps)
         table, state = row_adam.update_rows(
             table, state, touched, count, rate, scale, catch_up, optimizer

@@ -9,7 +9,6 @@ from skipjax.audit.finding import (
     NO_TIMES,
     Finding,
     at_worst,
-    counted,
     graded,
     scarce,
     share,
@@ -23,6 +22,7 @@ from skipjax.audit.thresholds import (
     FEW_TESTS_WARNING,
     STRADDLING_NOTE,
 )
+from skipjax.data.inputs import counted
 from skipjax.data.parts import Split
 from skipjax.data.temporal import temporal_name
 from skipjax.errors import ConfigError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skipjax import metrics, terminal
-from skipjax.cli.parsing import Parser
+from skipjax.cli.parsing import Parser, add_devices
 from skipjax.errors import ConfigError
 from skipjax.ids import LEAVE_ONE_OUT
 from skipjax.limits import check_limits, did_you_mean, fields
@@ -19,13 +19,14 @@ _FREE = ("data.path", "data.cache_dir")  # where data lies; that it is the same,
 def run(arguments: Sequence[str]) -> None:
     parser = Parser(
         "evaluate",
-        "--workdir DIR [--config.eval.FIELD=VALUE ...]",
+        "--workdir DIR [--devices DATAxTRACKS] [--config.eval.FIELD=VALUE ...]",
         "Ranks the test tracks of a run again, among candidates and among all tracks, by its best "
         "epoch and on its own data. Without changes, that gives its results.json; with "
         "--config.eval.num_candidates=500, say, how it fares among fewer. Nothing is written. "
         "--config.data.path and --config.data.cache_dir say where the data lies now.",
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="of a run of main.py")
+    add_devices(parser)
     changes = [argument for argument in arguments if argument.startswith("--config.")]
     args = parser.parse_args([a for a in arguments if a not in changes])
     # Imported here, so that a mistake in a flag answers at once.
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
 
     logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of what is raised anyway
     workdir = Path(args.workdir)
-    best = trained.read(workdir)
+    best = trained.read(workdir, args.devices)
     config = copy.deepcopy(best.config)
     for change in changes:
         _set(config, change)
@@ -49,7 +50,7 @@ def run(arguments: Sequence[str]) -> None:
         split = split_as(config.data, sources.load(config.data, progress=progress))
         check_same_data(best.data, split.digest, workdir)
         check_same_split(parts_table(split), workdir)
-        evaluator = evaluate.Evaluator(config, best.encoder, split)
+        evaluator = evaluate.Evaluator(config, best.encoder, split, best.layout)
         ranks = evaluator.ranks(best.params, "test", full=True, progress=progress)
     results = evaluate.summarise(ranks, names)
     popular = evaluate.popularity_ranks(split, "test", evaluator.candidates)

@@ -2,8 +2,9 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from skipjax.errors import ConfigError
 
@@ -42,6 +43,32 @@ def count(text: str) -> int:
 def positive(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
     return _whole(text, 1)
+
+
+class Devices(NamedTuple):
+    """As `config.mesh`: a table on each of `data` times `tracks` devices."""
+
+    data: int
+    tracks: int
+
+
+def devices(text: str) -> Devices:
+    """An argparse type: DATAxTRACKS, two whole numbers of at least 1."""
+    found = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", text, re.ASCII)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not DATAxTRACKS, such as 1x8")
+    return Devices(*map(int, found.groups()))
+
+
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """Adds the option --devices."""
+    parser.add_argument(
+        "--devices",
+        type=devices,
+        default=Devices(1, 1),
+        metavar="DATAxTRACKS",
+        help="copies of the track table, and devices that share each (default: 1x1)",
+    )
 
 
 def _whole(text: str, least: int) -> int:

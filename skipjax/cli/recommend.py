@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from skipjax import files, terminal
-from skipjax.cli.parsing import Parser, positive
+from skipjax.cli.parsing import Parser, add_devices, positive
 from skipjax.data import histories, recommendations, rows
 from skipjax.data.inputs import counted, shown
 from skipjax.errors import ConfigError, DataError
@@ -31,7 +31,9 @@ def run(arguments: Sequence[str]) -> None:
     report = Report()
     dropped: list[str] = []
     with terminal.progress_bar() as progress, recommendations.new_file(args.output) as write:
-        recommender = Recommender.load(args.workdir, approximate=args.approximate)
+        recommender = Recommender.load(
+            args.workdir, approximate=args.approximate, devices=args.devices
+        )
         read = histories.read(
             args.input,
             columns,
@@ -86,6 +88,7 @@ def _parser() -> Parser:
     add("--output", required=True, metavar="FILE", help="the same; replaced if it is there")
     add("--k", type=positive, default=20, metavar="N", help="tracks for each session (default: 20)")
     add("--approximate", action="store_true", help="search the index that export made, not all")
+    add_devices(parser)
     add("--keep_seen", action="store_true", help="recommend tracks of the session itself, too")
     add(
         "--on_bad_session",

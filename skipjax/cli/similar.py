@@ -6,13 +6,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from skipjax import terminal
-from skipjax.cli.parsing import Parser, positive
+from skipjax.cli.parsing import Parser, add_devices, positive
 
 
 def run(arguments: Sequence[str]) -> None:
     parser = Parser(
         "similar",
-        "TRACK_ID --workdir DIR [--k N]",
+        "TRACK_ID --workdir DIR [--k N] [--devices DATAxTRACKS]",
         "Lists the tracks whose embeddings have the largest cosine with that of a track.",
     )
     parser.add_argument("track", metavar="TRACK_ID", help="as in the data that was trained on")
@@ -22,6 +22,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--k", type=positive, default=10, metavar="N", help="how many (default: 10)"
     )
+    add_devices(parser)
     args = parser.parse_args(arguments)
     # Imported here, so that a mistake in a flag answers at once.
     from absl import logging
@@ -29,7 +30,7 @@ def run(arguments: Sequence[str]) -> None:
     from skipjax.recommend import Recommender
 
     logging.set_verbosity(logging.FATAL)  # orbax logs the traceback of what is raised anyway
-    recommender = Recommender.load(args.workdir)
+    recommender = Recommender.load(args.workdir, devices=args.devices)
     found = recommender.similar(args.track, args.k)
     table = Table(title=escape(f"nearest to {args.track}"), title_justify="left")
     table.add_column("rank", justify="right")

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,16 +23,37 @@ class SessionBatches:
     that all batches of all epochs have nearly the same ones: no batch is larger than another by
     more than a session, and the padding in them can be left out (see packing.py). What is missing
     of a batch is filled up with empty sessions, which count nowhere.
+
+    Where several devices share the work, a batch is dealt out to them in turn: which sessions it
+    has does not depend on how many there are, and only those of `mine` are looked up.
     """
 
-    def __init__(self, split: Split, *, batch_size: int, max_length: int, seed: int):
-        """`max_length` is the longest whole session; a training span may be shorter by rule.
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        max_length: int,
+        seed: int,
+        num_devices: int = 1,
+        mine: Sequence[int] = (0,),
+    ):
+        """
+        Args:
+          split: the data.
+          batch_size: B, of all devices together.
+          max_length: longest whole session; a training span may be shorter by rule.
+          seed: of the order.
+          num_devices: S, among which B is dealt out.
+          mine: the numbers, below S, of those whose sessions are wanted.
 
         Raises:
-          ConfigError: `batch_size` is below 1, or a session is longer than `max_length`.
+          ConfigError: `batch_size` is below 1 or cannot be dealt out evenly, or a session is longer
+            than `max_length`.
         """
-        _check(split, batch_size, max_length, "train")
+        _check(split, batch_size, max_length, "train", num_devices)
         self._split = split
+        self._num_devices, self._mine = num_devices, mine
         self._batch_size = batch_size
         self._starts, self._lengths = split.spans("train")
         self._length = max_length - split.parts["train"].held_out
@@ -40,14 +61,15 @@ class SessionBatches:
         self._epoch = -1
         self._order = self._firsts = np.empty(0, np.int64)
         self.steps_per_epoch = steps_per_epoch(split, batch_size)
-        self._packing = packing_of(self._lengths, batch_size, self._length)
+        self._packing = packing_of(self._lengths, batch_size, self._length, num_devices)
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step`, counted from 0.
 
         Returns:
           `tracks` [B, L] int32, `skipped` and `valid` [B, L] bool, padded on the right, sessions by
-          falling length; and `packing`, unless it would save nothing.
+          falling length; and `packing`, unless it would save nothing. With several devices, session
+          i of the batch is number i // S of device i % S, and B / S of each of `mine` are there.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
@@ -58,8 +80,12 @@ class SessionBatches:
             firsts = rng.permutation(self.steps_per_epoch)
             self._epoch, self._order, self._firsts = epoch, order, firsts
         rows = self._order[self._firsts[within] :: self.steps_per_epoch]
-        shape = (self._batch_size, self._length)
-        batch = spans(self._split, self._starts[rows], self._lengths[rows], shape)
+        shape = (self._batch_size // self._num_devices, self._length)
+        parts = []
+        for device in self._mine:
+            some = rows[device :: self._num_devices]
+            parts.append(spans(self._split, self._starts[some], self._lengths[some], shape))
+        batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return {**batch, "packing": self._packing} if self._packing else batch
 
     def from_step(self, step: int) -> Iterator[Batch]:
@@ -75,8 +101,14 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 
 
 def held_out_batches(
-    split: Split, which: str, *, batch_size: int, max_length: int
-) -> Iterator[tuple[np.ndarray, Batch]]:
+    split: Split,
+    which: str,
+    *,
+    batch_size: int,
+    max_length: int,
+    num_devices: int = 1,
+    mine: Sequence[int] = (0,),
+) -> Iterator[tuple[np.ndarray, np.ndarray, Batch]]:
     """All sessions of a part in order, with the track to predict after each.
 
     Args:
@@ -84,23 +116,32 @@ def held_out_batches(
       which: "valid" or "test".
       batch_size: rows of each batch; the last one is filled up with empty sessions.
       max_length: longest whole session.
+      num_devices: among which each batch is cut up.
+      mine: the numbers of those whose parts are wanted.
 
     Yields:
-      `rows` [≤ B], which of the part's sessions, and their batch: `tracks`, `skipped` and `valid`
-      [B, L], and `targets` [B].
+      `rows` [≤ B], which of the part's sessions; `some` [b], those of `mine`, -1 where there is
+      none; and the batch of the latter: `tracks`, `skipped` and `valid` [b, L], and `targets` [b].
 
     Raises:
-      ConfigError: `batch_size` is below 1, or a session is longer than `max_length`.
+      ConfigError: `batch_size` is below 1 or cannot be dealt out evenly, or a session is longer
+        than `max_length`.
     """
-    _check(split, batch_size, max_length, "eval")
+    _check(split, batch_size, max_length, "eval", num_devices)
     starts, lengths = split.spans(which)
     _, targets = split.held_out(which)
+    own = np.arange(batch_size).reshape(num_devices, -1)[list(mine)].reshape(-1)
     for start in range(0, len(starts), batch_size):
         rows = np.arange(start, min(start + batch_size, len(starts)))
-        batch = spans(split, starts[rows], lengths[rows], (batch_size, max_length - 1))
-        padded = np.full(batch_size, PAD_ID, np.int32)
-        padded[: len(rows)] = targets[rows]
-        yield rows, {**batch, "targets": padded}
+        some = np.where(start + own < len(starts), start + own, -1)
+        there = some >= 0
+        batch = spans(
+            split,
+            np.where(there, starts[some], 0),
+            np.where(there, lengths[some], 0),
+            (len(some), max_length - 1),
+        )
+        yield rows, some, {**batch, "targets": np.where(there, targets[some], np.int32(PAD_ID))}
 
 
 def spans(split: Split, starts: np.ndarray, lengths: np.ndarray, shape: tuple[int, int]) -> Batch:
@@ -160,9 +201,14 @@ def prefetch(items: Iterable[T], size: int = 2) -> Iterator[T]:
         thread.join()
 
 
-def _check(split: Split, batch_size: int, max_length: int, section: str) -> None:
+def _check(split: Split, batch_size: int, max_length: int, section: str, num_devices: int) -> None:
     if batch_size < 1:
         raise ConfigError(f"config.{section}.batch_size is {batch_size}; it must be at least 1.")
+    if batch_size % num_devices:
+        raise ConfigError(
+            f"config.{section}.batch_size is {batch_size}; it must be divisible by the number of "
+            f"devices, {num_devices} (see config.mesh)."
+        )
     if split.lengths.max() > max_length:
         raise ConfigError(
             f"config.data.max_length is {max_length}, but there are sessions of "

@@ -32,26 +32,29 @@ def parts_of(number: int) -> list[slice]:
     return [slice(number * i // parts, number * (i + 1) // parts) for i in range(parts)]
 
 
-def packing_of(lengths: np.ndarray, batch_size: int, max_length: int) -> Packing | None:
+def packing_of(
+    lengths: np.ndarray, batch_size: int, max_length: int, num_devices: int = 1
+) -> Packing | None:
     """The bounds of batches into which sessions are dealt out by falling length.
 
     Args:
       lengths: of all sessions.
       batch_size: B.
       max_length: of any session.
+      num_devices: to which each batch is dealt out in turn; bounds are of what each of them gets.
 
     Returns:
       None where there is next to no padding.
     """
-    steps = -(-len(lengths) // batch_size)
-    dealt = np.zeros((batch_size, steps), np.int64)  # a column is a batch
+    steps, size = -(-len(lengths) // batch_size), batch_size // num_devices
+    dealt = np.zeros((size, num_devices * steps), np.int64)  # a column is a device's batch
     dealt.reshape(-1)[: len(lengths)] = -np.sort(-lengths.astype(np.int64))
     num_tokens = int(dealt.sum(axis=0).max())
-    if num_tokens > 0.95 * batch_size * max_length:
+    if num_tokens > 0.95 * size * max_length:
         return None
     return Packing(
         num_tokens=num_tokens,
         num_inputs=int(np.maximum(dealt - 1, 0).sum(axis=0).max()),
         # Where all of a part's sessions are empty, as much as the shortest has.
-        lengths=tuple(max(2, int(dealt[part.start, 0])) for part in parts_of(batch_size)),
+        lengths=tuple(max(2, int(dealt[part.start, 0])) for part in parts_of(size)),
     )
