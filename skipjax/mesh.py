@@ -229,7 +229,7 @@ def make_layout(mesh: Any, num_ids: int = 0, devices: Sequence[jax.Device] | Non
     # Of one process's devices, some may be left alone.
     if data * tracks > there or (data * tracks < there and jax.process_count() > 1):
         raise ConfigError(
-            f"config.mesh.data is {mesh.data} and config.mesh.tracks {tracks}, but there "
+            f"a mesh with data {mesh.data} and tracks {tracks} was asked for, but there "
             f"{'is 1 device' if there == 1 else f'are {there} devices'}; their product must be "
             "that."
         )

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from skipjax.data.catalogue import Catalogue
+from skipjax.mesh import ONE, Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Model:
         SKIPPED) -> [B, D] float, the state that stands for the next track.
       best: hidden, exclude [B, E] int32 (padded with PAD) or None, k -> scores and ids [B, k], as
         `ranking.top_k` returns them.
+      layout: how `table` lies over devices.
     """
 
     name: str
@@ -42,3 +44,4 @@ class Model:
     max_k: int
     hidden: Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]
     best: Callable[[jax.Array, np.ndarray | None, int], tuple[jax.Array, jax.Array]]
+    layout: Layout = ONE

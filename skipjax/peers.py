@@ -134,9 +134,9 @@ class Peers:
           ConfigError: process 0 has other values in `agree`, or has this process already.
           PeerError: process 0 does not answer, or it gave up.
         """
-        peers = cls(index, count, **options)
-        hello = {"process": index, "token": token, "agree": agree, "host": peers._host}
+        hello = {"process": index, "token": token, "agree": agree, "host": socket.gethostname()}
         link = reach(addresses, hello, wait_seconds)
+        peers = cls(index, count, **options)
         peers._links[0] = link
         peers._selector.register(link.socket, selectors.EVENT_READ, link)
         peers._thread.start()

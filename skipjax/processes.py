@@ -92,7 +92,7 @@ def start(
         peers.farewell()
         raise
     except BaseException as error:
-        peers.gone(" ".join((str(error) or type(error).__name__).split())[:500])
+        peers.gone(_why(error))
         raise
     finally:
         _peers = None
@@ -119,10 +119,36 @@ def from_first(value: Any) -> Any:
     return _peers.meet("a value of process 0", value if first() else None) if _peers else value
 
 
+def check_same(values: dict[str, Any]) -> None:
+    """Refuses what process 0 has otherwise.
+
+    Args:
+      values: JSON-able, by names for the message.
+
+    Raises:
+      ConfigError: one of them differs; the message has both values.
+    """
+    if _peers is None:
+        return
+    ours, theirs = json.loads(json.dumps(values)), from_first(values)
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise ConfigError(
+                f"{name} is {ours.get(name)!r} in process {index()} and {theirs.get(name)!r} in "
+                "process 0; start all with the same options."
+            )
+
+
 def barrier(name: str) -> None:
     """Returns when all processes are at the barrier of this name."""
     if _peers:
         _peers.meet(name)
+
+
+def tell_gone(why: str) -> None:
+    """Says to the others, which then end, too, why this process is about to end."""
+    if _peers:
+        _peers.gone(why)
 
 
 @contextlib.contextmanager
@@ -157,6 +183,13 @@ def peer_errors() -> Iterator[None]:
             f"the exchange with other processes failed ({text}); start all again with the same "
             "commands: they go on from the last checkpoint."
         ) from error
+
+
+def _why(error: BaseException) -> str:
+    """What the others are told of the error that ends this process."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "it was asked to end"
+    return " ".join((str(error) or type(error).__name__).split())[:500]
 
 
 def _of_others(error: BaseException | None) -> BaseException | None:

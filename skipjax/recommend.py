@@ -1,6 +1,7 @@
 """From a run to recommendations: histories of listening to the tracks that fit next."""
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections import deque
@@ -20,6 +21,7 @@ from skipjax.data.histories import Columns, Histories, from_lists, from_table, i
 from skipjax.data.inputs import counted
 from skipjax.errors import CheckpointError, ConfigError, DataError
 from skipjax.ids import FIRST_TRACK_ID, PAD_ID, PLAYED, SKIPPED, UNKNOWN
+from skipjax.mesh import EVERYWHERE, ROWS, Layout
 from skipjax.model import Model
 
 _SEEN_GROWTH = 4  # from one width of what is left out to the next
@@ -96,7 +98,7 @@ class Recommender:
     def __init__(self, model: Model):
         """`load` makes one from a folder."""
         self.model = model
-        self._near = jax.jit(_near, static_argnames="k")
+        self._near = jax.jit(functools.partial(_near, model.layout), static_argnames="k")
 
     @classmethod
     def load(
@@ -250,8 +252,7 @@ class Recommender:
             like = ", ".join(map(repr, self.model.catalogue.like(str(track_id))))
             hint = f" Do you mean {like}?" if like else ""
             raise DataError(f"the model knows no track {str(track_id)!r}.{hint}")
-        end = FIRST_TRACK_ID + len(self.model.catalogue)
-        cosines, ids = jax.device_get(self._near(self.model.table, number, end, k=k))
+        cosines, ids = jax.device_get(self._near(self.model.table, number, k=k))
         return pa.table(
             {
                 "track_id": self.model.catalogue.names_of(ids),
@@ -335,16 +336,22 @@ def _seen(encoded: Encoded, rows: np.ndarray, shape: tuple[int, int]) -> np.ndar
 
 
 def _near(
-    table: jax.Array, number: jax.Array, end: jax.Array, k: int
+    layout: Layout, table: jax.Array, track: jax.Array, k: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Cosines and ids of the k tracks nearest to one; a row of zeros has cosine 0 with all.
+    """Cosines and ids of the k tracks nearest to one; a row of zeros has cosine 0 with all."""
 
-    Rows from `end` on are no tracks.
-    """
-    row = table[number]
-    products = jnp.matmul(table, row, precision=jax.lax.Precision.HIGHEST)
-    norms = jnp.linalg.norm(table, axis=1) * jnp.linalg.norm(row)
-    cosines = jnp.where(norms > 0, products / jnp.where(norms > 0, norms, 1), 0)
-    ids = jnp.arange(len(table))
-    left_out = (ids < FIRST_TRACK_ID) | (ids >= end) | (ids == number)
-    return jax.lax.top_k(jnp.where(left_out, -jnp.inf, cosines), k)
+    def on_device(table, track):
+        row = layout.rows(table, track, shared=True)
+        products = jnp.matmul(table, row, precision=jax.lax.Precision.HIGHEST)
+        norms = jnp.linalg.norm(table, axis=1) * jnp.linalg.norm(row)
+        cosines = jnp.where(norms > 0, products / jnp.where(norms > 0, norms, 1), 0)
+        ids = layout.first_row(table) + jnp.arange(len(table), dtype=jnp.int32)
+        left_out = (ids < FIRST_TRACK_ID) | (ids >= layout.count(table)) | (ids == track)
+        cosines = jnp.where(left_out, -jnp.inf, cosines)
+        cosines, places = jax.lax.top_k(cosines, min(k, len(table)))
+        # Those of all devices, in the order of their ids: of equals, the first is taken.
+        cosines, ids = layout.of_sharers(cosines), layout.of_sharers(ids[places])
+        cosines, best = jax.lax.top_k(cosines, k)
+        return cosines, ids[best]
+
+    return layout.on_devices(on_device, (ROWS, EVERYWHERE), EVERYWHERE)(table, track)

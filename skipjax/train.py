@@ -29,14 +29,14 @@ from skipjax import (
 from skipjax.checkpoints import Checkpoints
 from skipjax.compiling import unwatched_at_first
 from skipjax.data import dropped, sources
-from skipjax.data.batches import SessionBatches, prefetch, steps_per_epoch
+from skipjax.data.batches import SessionBatches, check_batch_size, prefetch, steps_per_epoch
 from skipjax.data.parts import Split, parts_table
 from skipjax.data.split import split_as
 from skipjax.encoders import Encoder, make_encoder
 from skipjax.ending import Ending
 from skipjax.errors import DivergedError, Interrupted, OutputError
 from skipjax.ids import FIRST_TRACK_ID, HELD_OUT, LEAVE_ONE_OUT
-from skipjax.limits import check_data_limits, check_limits
+from skipjax.limits import check_data_limits, check_limits, fields
 from skipjax.mesh import ONE, Layout, make_layout
 from skipjax.watchdog import Watchdog
 from skipjax.workdir import (
@@ -83,7 +83,11 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
       Interrupted: SIGTERM or Ctrl-C came while training; the step under way is finished and saved.
     """
     encoder, first = check_config(config), processes.first()
+    own = ("data.path", "data.cache_dir")  # which may be on disks of their own
+    processes.check_same({f"config.{n}": v for n, v in fields(config) if n not in own})
     layout = make_layout(config.mesh)
+    for section in ("train", "eval"):
+        check_batch_size(config[section].batch_size, section, layout.size)
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise OutputError(f"{workdir} is a file; choose another --workdir.")
@@ -95,9 +99,10 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
             check_same_run(config, workdir)
         with processes.first_goes_first("data"):  # the others find what it prepares
             split = _load(config)
+        processes.check_same({"the digest of the data": split.digest})
         layout = dataclasses.replace(layout, num_ids=split.num_ids)
         check_data_limits(config, split, _device_bytes(layout))
-        watchdog = Watchdog(config.train.watchdog_seconds)
+        watchdog = Watchdog(config.train.watchdog_seconds, tell=processes.tell_gone)
         compiled = functools.partial(unwatched_at_first, watchdog=watchdog)
         evaluator = evaluate.Evaluator(config, encoder, split, layout, compiled)
         train_step = step.make_train_step(config, encoder, _num_steps(config, split), layout)
@@ -260,7 +265,8 @@ class _Run:
                 if not within:
                     self.checkpoints.wait()  # so that no more than this epoch can be lost
                     self._validate(done, epoch, watchdog)
-                number = ending(asked_to_end())
+                last = done == self.num_steps or self.stopped_early
+                number = ending(asked_to_end(), last)
                 if saving or number:
                     self._save()
                     began = time.monotonic()

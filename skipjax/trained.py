@@ -141,6 +141,7 @@ def model_of(
         max_k=len(catalogue),
         hidden=lambda *batch: hidden(params, *batch),
         best=lambda hidden, exclude, k: best(params["table"], hidden, exclude, k=k),
+        layout=layout,
     )
 
 

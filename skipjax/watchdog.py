@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from skipjax.errors import StuckError, end_now
 
@@ -23,11 +23,18 @@ class Watchdog:
     Args:
       seconds: how long nothing may happen.
       what: what should have gone on, for the message.
+      tell: told in a few words why the process ends, just before it does.
     """
 
-    def __init__(self, seconds: float, what: str = "training"):
+    def __init__(
+        self,
+        seconds: float,
+        what: str = "training",
+        tell: Callable[[str], None] = lambda why: None,
+    ):
         self._seconds = seconds
         self._what = what
+        self._tell = tell
         self._turn = min(1.0, seconds / 10)
         self._quiet = 0.0  # seconds without a beat
         self._beats = 0
@@ -74,10 +81,11 @@ class Watchdog:
                 self._quiet += min(now - before, 2 * self._turn)
             before = now
             if self._quiet >= self._seconds:
+                why, where = f"{self._what} got nowhere for {self._seconds:g} s", self._where()
+                self._tell(why)
                 end_now(
                     StuckError(
-                        f"{self._what} got nowhere for {self._seconds:g} s, {self._where()}; the "
-                        "same command goes on from the last checkpoint."
+                        f"{why}, {where}; the same command goes on from the last checkpoint."
                     )
                 )
 

@@ -196,9 +196,8 @@ def shapes(changes, num_ids, layouts):
             return model.best(hidden, exclude, 15)
 
         programs["recommend"] = jax.jit(recommended).lower(state.params, hidden, exclude)
-        programs["similar"] = jax.jit(recommend._near, static_argnames="k").lower(
-            state.params["table"], 5, num_ids, k=10
-        )
+        near = functools.partial(recommend._near, layout, k=10)
+        programs["similar"] = jax.jit(near).lower(state.params["table"], 5)
         programs["left to XLA"] = jax.jit(
             lambda table, hidden: jax.lax.top_k(hidden @ table.T, 15)
         ).lower(state.params["table"], hidden)

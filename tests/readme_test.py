@@ -51,10 +51,10 @@ def test_links_and_files_that_are_named_exist():
 
 def commands():
     """Each `python ...` of the shell blocks, continuation lines joined, that needs no download and
-    ends by itself."""
+    one device, and ends by itself."""
     for block in blocks("sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            elsewhere = ("kuairand", "movielens", "benchmarks", "skipjax serve")
+            elsewhere = ("kuairand", "movielens", "benchmarks", "skipjax serve", "config.mesh")
             if line.startswith("python ") and not any(word in line for word in elsewhere):
                 yield line
 
@@ -94,3 +94,28 @@ def test_each_command_runs(tmp_path):
         words = shlex.split(line)
         small = [more for command, more in SMALL.items() if f"python {command} " in line]
         run([sys.executable, *words[1:], *(small[0] if small else [])])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_start")
+def test_eight_devices_that_a_cpu_plays(tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "main.py").symlink_to(ROOT / "main.py")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+    lines = re.findall("^XLA_FLAGS=.*", README, re.MULTILINE)
+    assert [" main.py " in line for line in lines] == [True, False]
+    for line in lines:
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        if "main.py" in line:
+            assert "8 devices (data 2 x tracks 4)" in done.stdout
+            trained = re.findall("^│.*HR@.*", done.stdout, re.MULTILINE)
+    assert re.findall("^│.*HR@.*", done.stdout, re.MULTILINE) == trained

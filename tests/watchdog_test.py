@@ -12,7 +12,7 @@ BEGIN = """
 import sys, threading, time
 from skipjax import signals
 from skipjax.watchdog import Watchdog
-watchdog = Watchdog(0.3, "the test")
+watchdog = Watchdog(0.3, "the test", lambda why: print(f"({why})"))
 """
 
 
@@ -39,7 +39,8 @@ def test_who_gets_nowhere_is_ended(waiting, where):
     began = time.monotonic()
     ended = run(f"print('so far')\nwith watchdog:\n    {waiting}")
     assert ended.returncode == 75, ended.stderr
-    assert ended.stdout == "so far\n"  # although nobody flushed it
+    # Although nobody flushed it.
+    assert ended.stdout == "so far\n(the test got nowhere for 0.3 s)\n"
     begins = f"skipjax: the test got nowhere for 0.3 s, and stands at {where}"
     assert ended.stderr.startswith(begins)
     assert ended.stderr.endswith("; the same command goes on from the last checkpoint.\n")

@@ -201,14 +201,19 @@ def prefetch(items: Iterable[T], size: int = 2) -> Iterator[T]:
         thread.join()
 
 
-def _check(split: Split, batch_size: int, max_length: int, section: str, num_devices: int) -> None:
+def check_batch_size(batch_size: int, section: str, num_devices: int) -> None:
+    """Raises ConfigError for a size of the config's `section` that cannot be dealt out evenly."""
     if batch_size < 1:
         raise ConfigError(f"config.{section}.batch_size is {batch_size}; it must be at least 1.")
     if batch_size % num_devices:
         raise ConfigError(
             f"config.{section}.batch_size is {batch_size}; it must be divisible by the number of "
-            f"devices, {num_devices} (see config.mesh)."
+            f"devices, {num_devices}."
         )
+
+
+def _check(split: Split, batch_size: int, max_length: int, section: str, num_devices: int) -> None:
+    check_batch_size(batch_size, section, num_devices)
     if split.lengths.max() > max_length:
         raise ConfigError(
             f"config.data.max_length is {max_length}, but there are sessions of "
