@@ -125,6 +125,12 @@ class Layout:
         """The sum over the devices that have the same rows of the table."""
         return jax.lax.psum(x, DATA) if self.data > 1 else x
 
+    def of_first_copy(self, x: jax.Array) -> jax.Array:
+        """What the first of the devices that have the same rows of the table has."""
+        if self.data == 1:
+            return x
+        return jax.lax.psum(jnp.where(jax.lax.axis_index(DATA) == 0, x, jnp.zeros_like(x)), DATA)
+
     def total_of_rows(self, x: jax.Array) -> jax.Array:
         """The sum over the devices that share a table."""
         return jax.lax.psum(x, TRACKS) if self.tracks > 1 else x

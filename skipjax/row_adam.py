@@ -24,6 +24,7 @@ a row can be made up for, each time it is read, from two arrays, without a root 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -311,9 +312,23 @@ def update_rows(
 
 
 def flush(
-    table: jax.Array, state: RowAdam, done: jax.Array, catch_up: CatchUp, optimizer: Any
+    table: jax.Array,
+    state: RowAdam,
+    done: jax.Array,
+    catch_up: CatchUp | None,
+    optimizer: Any,
+    agreed: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> tuple[jax.Array, RowAdam]:
-    """All rows as dense Adam would have them after `done` updates; in place, where donated."""
+    """All rows as dense Adam would have them after `done` updates; in place, where donated.
+
+    Args:
+      table: [V, D].
+      state: of the table.
+      done: [] int32.
+      catch_up: None for lazy Adam, which leaves them as they are.
+      optimizer: `config.optimizer`.
+      agreed: from what this device has of a row to what all that have a copy of it go on with.
+    """
 
     num_rows = len(table)
     # At least two turns: XLA dissolves a loop of one, and then copies `last`.
@@ -324,6 +339,9 @@ def flush(
         return jnp.minimum(ids, num_rows - 1), ids < num_rows, None
 
     def update(_, rows, direction, root, last):
+        rows, direction, root, last = map(agreed, (rows, direction, root, last))
+        if catch_up is None:
+            return rows, direction, root, last
         made_up, (decay, root_decay) = _make_up(last, done, catch_up, optimizer)
         rows = made_up(rows, direction)
         return rows, decay * direction, root_decay * root, jnp.maximum(last, done)

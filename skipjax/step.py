@@ -271,14 +271,20 @@ def make_flush(
     """The jitted `flush(state, hyper)`, after which every row of the table is up to date.
 
     Before a table is read other than by a training step, it must be flushed. `state` is donated.
+    Copies of the table become the same to the bit, too: a GPU adds up gradients in no fixed order.
     """
 
     def on_device(state, hyper):
         rows = state.optimizer["table"]
-        if not isinstance(rows, row_adam.RowAdam) or hyper.catch_up is None:
+        if not isinstance(rows, row_adam.RowAdam) or (hyper.catch_up is None and layout.data == 1):
             return state
         table, rows = row_adam.flush(
-            state.params["table"], rows, state.step, hyper.catch_up, config.optimizer
+            state.params["table"],
+            rows,
+            state.step,
+            hyper.catch_up,
+            config.optimizer,
+            layout.of_first_copy,
         )
         return state.replace(
             params={**state.params, "table": table}, optimizer={**state.optimizer, "table": rows}

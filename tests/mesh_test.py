@@ -77,6 +77,14 @@ def test_ranks_do_not_depend_on_the_layout(causal):
         assert found == first, layout
 
 
+@pytest.mark.parametrize("kind", ["deferred", pytest.param("lazy", marks=SLOW)])
+def test_copies_of_a_table_that_drifted_apart_are_made_the_same(kind):
+    changes = {**CASES["deferred"], "optimizer.table": kind}
+    before, after = ask("drift", changes=changes)
+    assert before[0] > 0.5
+    assert after == [0.0] * len(before)
+
+
 NUM_IDS = 40_009
 
 

@@ -112,6 +112,33 @@ def losses(changes, steps, layouts=LAYOUTS):
     return found
 
 
+def drift(changes):
+    """How far copies of a table, and of what is kept of it, are apart before and after a flush."""
+    import jax
+    import numpy as np
+
+    made = _made(_config(changes), (2, 4))
+    rng = np.random.default_rng(0)
+
+    def drifted(x):
+        if x.sharding.is_fully_replicated or x.dtype != np.float32:
+            return x
+        parts = [rng.random(part.data.shape, np.float32) for part in x.addressable_shards]
+        parts = [
+            jax.device_put(p, s.device) for p, s in zip(parts, x.addressable_shards, strict=True)
+        ]
+        return jax.make_array_from_single_device_arrays(x.shape, x.sharding, parts)
+
+    def apart(state):
+        table = (state.params["table"], state.optimizer["table"])
+        shards = [np.stack([p.data for p in x.addressable_shards]) for x in jax.tree.leaves(table)]
+        return [float(np.abs(x[:4] - x[4:]).max()) for x in shards]
+
+    state = jax.tree.map(drifted, made.state)
+    before = apart(state)
+    return [before, apart(made.flush(state, made.hyper))]
+
+
 def ranks(changes, layouts=LAYOUTS):
     """Of each layout, what one set of parameters makes of the test sessions."""
     import jax
