@@ -19,8 +19,8 @@ from skipjax import (
     evaluate,
     files,
     memory,
-    metrics,
     processes,
+    run_report,
     signals,
     step,
     terminal,
@@ -30,16 +30,18 @@ from skipjax.checkpoints import Checkpoints
 from skipjax.compiling import unwatched_at_first
 from skipjax.data import dropped, sources
 from skipjax.data.batches import SessionBatches, check_batch_size, prefetch, steps_per_epoch
+from skipjax.data.catalogue import TRACKS
 from skipjax.data.parts import Split, parts_table
 from skipjax.data.split import split_as
 from skipjax.encoders import Encoder, make_encoder
 from skipjax.ending import Ending
 from skipjax.errors import DivergedError, Interrupted, OutputError
-from skipjax.ids import FIRST_TRACK_ID, HELD_OUT, LEAVE_ONE_OUT
+from skipjax.ids import FIRST_TRACK_ID, HELD_OUT
 from skipjax.limits import check_data_limits, check_limits, fields
 from skipjax.mesh import ONE, Layout, make_layout
 from skipjax.watchdog import Watchdog
 from skipjax.workdir import (
+    SESSIONS,
     SPLIT,
     as_json,
     check_same_config,
@@ -49,8 +51,6 @@ from skipjax.workdir import (
     finished,
 )
 
-SESSIONS = "sessions.parquet"  # the test of every session
-TRACKS = "tracks.parquet"  # the catalogue: what recommending needs besides a checkpoint
 SELECTION = "hr@10"  # of validation, under the fixed candidates; the same rule for every arm
 
 
@@ -98,7 +98,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
             stack.enter_context(files.lock(workdir / ".lock"))
             check_same_run(config, workdir)
         with processes.first_goes_first("data"):  # the others find what it prepares
-            split = _load(config)
+            split = _load(config, layout)
         processes.check_same({"the digest of the data": split.digest})
         layout = dataclasses.replace(layout, num_ids=split.num_ids)
         check_data_limits(config, split, _device_bytes(layout))
@@ -114,7 +114,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
         results = processes.from_first(_finished(config, workdir, split, parts) if first else None)
         if results is not None:
             terminal.say(f"{workdir} is finished; these are its results.")
-            _report(config, results, workdir)
+            run_report.show(config, results, workdir)
             return results
         if first:
             files.remove_leftovers(workdir)
@@ -133,7 +133,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
         if first:
             files.write_json(workdir / "results.json", results)
         run.record_test(results)
-        _report(config, results, workdir)
+        run_report.show(config, results, workdir)
         return results
 
 
@@ -354,12 +354,12 @@ class _Run:
         self.writer.write(self._best_step, self.best_epoch, numbers)
 
 
-def _load(config: Any) -> Split:
+def _load(config: Any, layout: Layout) -> Split:
     data = config.data
     with terminal.progress_bar() as progress:
         sessions = sources.load(data, progress=progress)
     split = split_as(data, sessions)
-    terminal.say(_facts(split, config))
+    terminal.say(run_report.facts(config, split, layout))
     if text := dropped.described(sessions.info.get("dropped", {})):
         terminal.say(f"dropped as bad: {text}")
     return split
@@ -386,38 +386,6 @@ def _num_steps(config: Any, split: Split) -> int:
     return config.train.num_epochs * steps_per_epoch(split, config.train.batch_size)
 
 
-def _facts(split: Split, config: Any) -> str:
-    label = " (synthetic)" if split.synthetic else ""
-    lines = [
-        f"{config.name} on {config.data.source}{label}: {split.num_sessions:,} sessions, "
-        f"{split.num_ids - FIRST_TRACK_ID:,} tracks; "
-        f"{_devices(config)}"
-    ]
-    if split.name != LEAVE_ONE_OUT:
-        counts = {which: len(part.sessions) for which, part in split.parts.items()}
-        lines.append(
-            f"{split.name}; {counts['train']:,} sessions to train on, {counts['valid']:,} to "
-            f"validate with, {counts['test']:,} to test with"
-        )
-    lines += [f"left out: {n:,} sessions {why}" for why, n in split.left_out.items() if n]
-    lines += [f"left out: {n:,} events {why}" for why, n in split.left_out_events.items()]
-    if config.loss.alpha and (split.skipped.all() or not split.skipped.any()):
-        which = "every event counts" if split.skipped.any() else "no event counts"
-        lines.append(
-            f"{which} as skipped ({split.skipped_means}), so there is nothing to learn from skips; "
-            "see the fields config.data.skip_*"
-        )
-    return "\n".join(lines)
-
-
-def _devices(config: Any) -> str:
-    layout, kind = make_layout(config.mesh), jax.devices()[0].device_kind
-    if layout.size == 1:
-        return f"device: {kind}"
-    several = f" of {processes.number()} processes" if processes.number() > 1 else ""
-    return f"{layout.size} devices{several} (data {layout.data} x tracks {layout.tracks}): {kind}"
-
-
 def _means(pending: list[dict[str, jax.Array]], done: int) -> dict[str, float]:
     """Means of the last steps' metrics; raises DivergedError naming the first bad step."""
     fetched = jax.device_get(pending)
@@ -429,23 +397,3 @@ def _means(pending: list[dict[str, jax.Array]], done: int) -> dict[str, float]:
                 "config.optimizer.learning_rate, or set config.optimizer.clip_norm."
             )
     return {f"train/{n}": float(np.mean([v[n] for v in fetched])) for n in fetched[0]}
-
-
-def _report(config: Any, results: dict[str, Any], workdir: Path) -> None:
-    label = "synthetic demo sessions" if results["synthetic"] else results["source"]
-    title = f"{results['name']} on {label}, epoch {results['best_epoch']} of {results['epochs']}"
-    if results["split"] != LEAVE_ONE_OUT:
-        title += f"; {results['split']}"
-    names = tuple(metrics.canonical(name) for name in config.eval.metrics)
-    terminal.out().print(terminal.results_table(title, results, names))
-    if cold := results.get("test/cold_share"):
-        terminal.say(terminal.cold_targets(cold))
-    for name, what in (
-        ("results.json", "these numbers"),
-        (SESSIONS, "the rank of every test session"),
-        (TRACKS, "the catalogue, for recommending"),
-        ("metrics.jsonl", "the curves; tensorboard/ has them, too"),
-        ("checkpoints/", "the best epoch and the newest"),
-        ("config.json", "the configuration"),
-    ):
-        terminal.say(f"{workdir / name}{'/' * name.endswith('/')}  {what}")

@@ -12,6 +12,7 @@ from pyarrow import parquet
 from skipjax import files, metrics, terminal
 from skipjax.errors import CheckpointError, DataError, OutputError, SkipjaxError
 
+SESSIONS = "sessions.parquet"  # the test of every session
 SPLIT = "split.parquet"  # the part of each session, where not all are in every part
 
 # Fields that change how long a run goes on, where things lie or what is printed, but no result.

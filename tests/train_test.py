@@ -18,7 +18,7 @@ import pytest
 from conftest import make_sessions, random_listening
 from pyarrow import parquet
 
-from skipjax import step, train
+from skipjax import run_report, step, train
 from skipjax.checkpoints import Checkpoints
 from skipjax.cli.main import main
 from skipjax.data.batches import SessionBatches
@@ -33,6 +33,7 @@ from skipjax.errors import (
     OutputError,
 )
 from skipjax.files import lock
+from skipjax.mesh import ONE
 from skipjax.workdir import as_json, check_same_split
 
 
@@ -156,12 +157,14 @@ def test_k_steps_kill_and_resume_is_the_straight_run(make, ran, tmp_path, monkey
 def test_data_without_skips_or_plays_is_said(make, levels, which):
     config = make(data__skip_levels=levels)
     split = train.split_as(config.data, train.sources.load(config.data))
-    said = [line for line in train._facts(split, config).splitlines() if "as skipped" in line]
+    said = [
+        line for line in run_report.facts(config, split, ONE).splitlines() if "as skipped" in line
+    ]
     assert [line.partition(" event counts as skipped (skip level")[0] for line in said] == (
         [which] if which else []
     )
     config.loss.alpha = 0.0
-    assert "as skipped" not in train._facts(split, config)
+    assert "as skipped" not in run_report.facts(config, split, ONE)
 
 
 @pytest.mark.usefixtures("traced_once")
