@@ -40,6 +40,8 @@ class Attention(nn.Module):
         width = x.shape[-1]
         heads = (self.num_heads, width // self.num_heads)
         dropout = Dropout(self.dropout, self.deterministic)
+        # One for all parts: with one each, draws would depend on how sessions are cut into parts.
+        drawn_with = None if self.deterministic else self.make_rng("dropout")
 
         def dense(name, features, axis=-1):
             return nn.DenseGeneral(
@@ -54,7 +56,7 @@ class Attention(nn.Module):
             scores = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(heads[1]), key)
             scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
             # By heads last, so that a shorter session has the same draws.
-            weights = dropout(nn.softmax(scores).transpose(0, 2, 3, 1), place)
+            weights = dropout(nn.softmax(scores).transpose(0, 2, 3, 1), place, drawn_with)
             return jnp.einsum("bqkh,bkhd->bqhd", weights, value)
 
         read = [unpack(dense(name, heads)(x)) for name in ("query", "key", "value")]
@@ -74,12 +76,16 @@ class Dropout(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, place: jax.Array) -> jax.Array:
-        """x [*place.shape, ...], and the numbers of its places, to the like of x."""
+    def __call__(self, x: jax.Array, place: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """x [*place.shape, ...], and the numbers of its places, to the like of x.
+
+        Without a PRNG `key`, each call has one of its own.
+        """
         dropped = round(self.rate * 2**16)
         if self.deterministic or not dropped:
             return x
-        key, count = self.make_rng("dropout"), math.prod(x.shape[place.ndim :])
+        key = self.make_rng("dropout") if key is None else key
+        count = math.prod(x.shape[place.ndim :])
 
         def draw(number):
             bits = jax.random.bits(jax.random.fold_in(key, number), (-(-count // 2),), jnp.uint32)

@@ -107,18 +107,20 @@ def init_state(config: Any, encoder: Encoder, num_ids: int, layout: Layout = ONE
         )
 
     key = jax.random.fold_in(jax.random.key(config.seed), _INIT)
-    num_rows = layout.padded(num_ids)
     if layout.mesh is None:
         return around(init_params(key, encoder, num_ids, config.model.width))
+    num_rows = layout.padded(num_ids)
 
-    def init(seed):
-        key = jax.random.fold_in(jax.random.key(seed), _INIT)
-        params = init_params(key, encoder, num_rows, config.model.width)
-        rows = jnp.arange(num_rows)[:, None]
-        return around({**params, "table": jnp.where(rows < num_ids, params["table"], 0)})
+    def init(encoder_params):
+        key = jax.random.fold_in(jax.random.key(config.seed), _INIT)
+        table = init_params(key, encoder, num_rows, config.model.width)["table"]
+        table = jnp.where(jnp.arange(num_rows)[:, None] < num_ids, table, 0)
+        return around({"encoder": encoder_params, "table": table})
 
-    like = jax.eval_shape(init, config.seed)
-    return jax.jit(init, out_shardings=shardings(like, layout), static_argnums=0)(config.seed)
+    # Made as on one device, or they would differ in their last bits.
+    few = jax.device_get(init_params(key, encoder, 1, config.model.width)["encoder"])
+    lie = shardings(jax.eval_shape(init, few), layout)
+    return jax.jit(init, out_shardings=lie)(few)
 
 
 def specs(state: TrainState) -> TrainState:

@@ -14,7 +14,13 @@ SLOW = pytest.mark.slow
 FEW = {"sampling.scope": "batch", "sampling.num_negatives": 20, "optimizer.table": "deferred"}
 CASES = {
     # Rows one by one, as the main job does.
-    "deferred": {**FEW, "train.batch_size": 8, "data.demo.num_tracks": 600},
+    # In four parts on one device, in one on eight.
+    "deferred": {
+        **FEW,
+        "train.batch_size": 64,
+        "data.demo.num_sessions": 600,
+        "data.demo.num_tracks": 4_000,
+    },
     "bidirectional, shifted": {
         "optimizer.table": "lazy",
         "optimizer.clip_norm": 0.5,
@@ -53,6 +59,7 @@ def test_losses_do_not_depend_on_the_layout(case, steps):
     assert (expected[:, 1:] > 0).all()
     for layout, found in zip(LAYOUTS[1:], others, strict=True):
         np.testing.assert_allclose(found["losses"], expected, rtol=1e-4, err_msg=str(layout))
+        assert found["begun_alike"]
         assert found["by_rows"] == first["by_rows"]
         assert found["padding_is_zero"]
         # Where a gradient is nearly nothing, Adam moves by its sign: by the rate in each step.

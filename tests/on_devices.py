@@ -88,10 +88,14 @@ def losses(changes, steps, layouts=LAYOUTS):
 
     from skipjax.row_adam import RowAdam
 
-    found, first = [], None
+    found, first, start = [], None, None
     for layout in layouts:
         made = _made(_config(changes), layout)
         state, values = made.state, []
+        begun = [np.array(x) for x in made.jax.tree.leaves(state.params["encoder"])]
+        begun.append(np.array(state.params["table"])[: made.split.num_ids])
+        start = start or begun
+        begun_alike = all(np.array_equal(a, b) for a, b in zip(begun, start, strict=True))
         for number in range(steps):
             batch = made.layout.put(made.batches.batch(number))
             state, metrics = made.step(state, batch, made.hyper, made.key)
@@ -102,6 +106,7 @@ def losses(changes, steps, layouts=LAYOUTS):
         first = real if first is None else first
         found.append(
             {
+                "begun_alike": begun_alike,
                 "losses": values,
                 "by_rows": isinstance(state.optimizer["table"], RowAdam),
                 "padding": len(table) - len(real),
