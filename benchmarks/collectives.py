@@ -13,6 +13,7 @@ which for all but the last two is the least that is possible, if sums are not ma
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -215,16 +216,28 @@ def _trip_count(one: Instruction) -> int | None:
 
 
 def _group(attributes: str, num_devices: int) -> int:
-    """How many devices are in a group; of groups that differ, in the largest."""
+    """How many devices are in a group; of groups that differ, in the largest.
+
+    Raises:
+      ValueError: it is said in a way that is not known.
+    """
     if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", attributes):
         sends = any(a != b for a, b in re.findall(r"(\d+),(\d+)", pairs[1]))
         return 2 if sends else 1
-    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
+    groups = (re.search(r"replica_groups=(.*)", attributes) or ("", ""))[1]
+    if iota := re.match(r"\[\d+,(\d+)\]<=", groups):
         return int(iota[1])
-    groups = re.search(r"replica_groups=\{(\{.*?\})\}", attributes)
-    if groups is None:  # {}: all
+    if named := re.match(r"mesh\[([^\]]*)\].*?\{([^}]*)\}", groups):  # 'data'=2,'tracks'=4
+        axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
+        some = re.fullmatch(r"'[^']+'(,\s*'[^']+')*", named[2])
+        names = re.findall(r"'([^']+)'", named[2])
+        if some and set(names) <= set(axes):
+            return math.prod(axes[name] for name in names)
+    elif re.match(r"\{\s*\}", groups):  # all
         return num_devices
-    return max(1 + group.count(",") for group in re.findall(r"\{([\d,]*)\}", groups[1]))
+    elif listed := re.match(r"\{(\{[\d,\s]*\}(?:,\s*\{[\d,\s]*\})*)\}", groups):
+        return max(1 + group.count(",") for group in re.findall(r"\{([^}]*)\}", listed[1]))
+    raise ValueError(f"these groups of devices are not understood: {groups[:80]!r}")
 
 
 def _shapes(shape: str) -> list[tuple[str, str]]:

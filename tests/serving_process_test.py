@@ -124,9 +124,12 @@ def test_the_process(workdirs):
             sessions = [{"tracks": NAMES[i % 40 :][:9], "session_id": str(i)} for i in range(1024)]
             body = json.dumps({"sessions": sessions, "k": 2}).encode()
             with ThreadPoolExecutor(4) as pool:
-                flying = [pool.submit(ask, port, "POST", "/recommend", body) for _ in range(4)]
-                while not waiting(port):
-                    pass
+                flying, left = [], 0
+                # All are there: one is being worked on, the others wait.
+                while left < 2 or waiting(port) <= 1024 * (left - 2):
+                    for _ in range(0 if left else 4):
+                        flying.append(pool.submit(ask, port, "POST", "/recommend", body))
+                    left = sum(not future.done() for future in flying)
                 process.send_signal(signal.SIGTERM)
                 for future in flying:
                     status, _, answer = future.result()
