@@ -66,8 +66,11 @@ class Group:
 
     def ends(self, index, seconds=10.0):
         """Exit code, output and errors."""
-        output, errors = self.members[index].communicate(timeout=seconds)
-        return self.members[index].returncode, output, errors
+        member = self.members[index]
+        code = member.wait(seconds)
+        # Not `communicate`, which would miss what a `readline` has read beyond its line.
+        with member.stdout, member.stderr:
+            return code, member.stdout.read(), member.stderr.read()
 
 
 def free_port():
@@ -82,7 +85,9 @@ def group():
     for member in group.members.values():
         if member.poll() is None:
             member.kill()
-        member.communicate()
+        member.wait()
+        member.stdout.close()
+        member.stderr.close()
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
