@@ -234,10 +234,10 @@ def make_layout(mesh: Any, num_ids: int = 0, devices: Sequence[jax.Device] | Non
         data = max(1, there // tracks)
     # Of one process's devices, some may be left alone.
     if data * tracks > there or (data * tracks < there and jax.process_count() > 1):
+        needed = "as many as" if jax.process_count() > 1 else "no more than"
         raise ConfigError(
-            f"a mesh with data {mesh.data} and tracks {tracks} was asked for, but there "
-            f"{'is 1 device' if there == 1 else f'are {there} devices'}; their product must be "
-            "that."
+            f"config.mesh.data (or the first of --devices) is {mesh.data} and config.mesh.tracks "
+            f"(or the second) {tracks}; their product must be {needed} there are devices, {there}."
         )
     if data * tracks == 1:
         return Layout(num_ids=num_ids)

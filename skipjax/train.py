@@ -84,7 +84,8 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike) -> dict[str, Any
     """
     encoder, first = check_config(config), processes.first()
     own = ("data.path", "data.cache_dir")  # which may be on disks of their own
-    processes.check_same({f"config.{n}": v for n, v in fields(config) if n not in own})
+    settings = {f"config.{n}": v for n, v in fields(config) if n not in own}
+    processes.check_same({"the workdir": os.fspath(workdir), **settings})
     layout = make_layout(config.mesh)
     for section in ("train", "eval"):
         check_batch_size(config[section].batch_size, section, layout.size)

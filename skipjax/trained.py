@@ -17,7 +17,7 @@ from skipjax.ids import HELD_OUT
 from skipjax.limits import check_limits
 from skipjax.mesh import EVERYWHERE, ONE, ROWS, SESSIONS, Layout, make_layout
 from skipjax.model import Model
-from skipjax.workdir import check_same_config, saved_config
+from skipjax.workdir import check_same_config, saved_config, with_added_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _read_config(workdir: Path) -> ConfigDict:
                 f"{path}: {what}; give the --workdir of a run of main.py."
             ) from None
         print(f"{path} is lost or damaged; the newest checkpoint's is used.", flush=True)
-    config = ConfigDict(found)
+    config = ConfigDict(with_added_fields(found))
     try:
         check_limits(config)
     except ConfigError as error:

@@ -31,6 +31,8 @@ _MAY_CHANGE = {
     "eval.chunk_size",
     "eval.metrics",
 }
+# Fields that older runs do not have, and what they did without. They change no result, either.
+_ADDED = {"train.watchdog_seconds": 600.0, "mesh.data": -1, "mesh.tracks": 1}
 # What a report of a finished run shows besides metrics.
 _REPORTED = {"name", "source", "synthetic", "epochs", "best_epoch", "split", "data"}
 
@@ -46,6 +48,18 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
         flat |= {f"{prefix}{name}": value} if inner is None else inner
     return flat
+
+
+def with_added_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as `as_json` made it, perhaps by an older version, with the fields added since."""
+    added = {
+        section: dict(values) for section, values in config.items() if isinstance(values, dict)
+    }
+    for field, value in _ADDED.items():
+        section, name = field.split(".")
+        if section in added or section not in config:
+            added.setdefault(section, {}).setdefault(name, value)
+    return config | added
 
 
 def check_same_run(config: Any, workdir: Path, *, fixed: Iterable[str] = ()) -> None:

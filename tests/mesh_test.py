@@ -130,7 +130,7 @@ def test_a_mesh_must_fit_the_devices():
     one = make_layout(types.SimpleNamespace(data=-1, tracks=1))
     assert (one.data, one.tracks, one.size, one.mesh) == (1, 1, 1, None)
     for data, tracks in ((2, 1), (1, 2), (-1, 2)):
-        with pytest.raises(ConfigError, match=f"^a mesh with data {data} and .* is 1 device; "):
+        with pytest.raises(ConfigError, match=f"is {data} and .* {tracks}; .* devices, 1.$"):
             make_layout(types.SimpleNamespace(data=data, tracks=tracks))
 
 

@@ -358,6 +358,21 @@ def largest(folder):
     return max(paths, key=lambda path: path.stat().st_size)
 
 
+@pytest.mark.parametrize("damage", [None, "mesh"])
+def test_a_run_from_before_a_field_was_there_is_read(sound_run, tmp_path, damage):
+    shutil.copytree(sound_run, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["mesh"], config["train"]["watchdog_seconds"]
+    path.write_text(json.dumps(config | ({damage: 3} if damage else {})))
+    if damage:
+        with pytest.raises(CheckpointError, match=r"config\.json cannot be used .config\.mesh"):
+            Recommender.load(tmp_path)
+        return
+    found = Recommender.load(tmp_path).recommend([NAMES[:5]], 9)
+    assert found.equals(Recommender.load(sound_run).recommend([NAMES[:5]], 9))
+
+
 def other_tracks(run):
     table = pq.read_table(run / "tracks.parquet")
     pq.write_table(table.slice(1), run / "tracks.parquet")
