@@ -178,6 +178,8 @@ def test_deferred_and_dense_train_alike(causal, scope):
         "model__dropout": 0.1,
         "sampling__scope": scope,
         "optimizer__learning_rate": 0.005,
+        # Of the encoder, the same in both: with less, it follows signs of what is only rounding.
+        "optimizer__epsilon": 1e-3,
         "loss__negatives": "random",
         "optimizer__clip_norm": 0.5,
         "optimizer__weight_decay": 0.01,
@@ -193,10 +195,7 @@ def test_deferred_and_dense_train_alike(causal, scope):
         assert by_rows == (table == "deferred")
         state = step.make_flush(config)(state, hyper)
         found[table] = losses_found, np.array(state.params["table"])
-    # Rounding, a millionth at first, grows by training: tenfold in some 40 steps.
-    (deferred, _), (dense, _) = found["deferred"], found["dense"]
-    np.testing.assert_allclose(deferred[:100], dense[:100], atol=1e-4)
-    np.testing.assert_allclose(deferred, dense, rtol=1e-2)
+    np.testing.assert_allclose(found["deferred"][0], found["dense"][0], atol=1e-3)
     start = np.array(step.init_state(config, rest[0], MANY_IDS).params["table"])
     moved = np.linalg.norm(found["dense"][1] - start)
     assert np.linalg.norm(found["deferred"][1] - found["dense"][1]) < 1e-2 * moved
