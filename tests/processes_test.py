@@ -123,8 +123,8 @@ with signals.noted() as noted:
     assert errors.count("\n") == 2
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_is_killed_ends_the_other_in_a_collective(pair, victim):
+def waiting_for(pair, victim):
+    """Two processes, of which the other one waits for `victim` in a collective."""
     members = pair(f"""
 assert total() == 2
 print("here", flush=True)
@@ -133,6 +133,12 @@ if index == {victim}:
 total()
 """)
     assert [line(member) for member in members] == ["here\n"] * 2
+    return members
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_in_a_collective(pair, victim):
+    members = waiting_for(pair, victim)
     time.sleep(0.2)
     began = time.monotonic()
     members[victim].kill()
@@ -148,14 +154,7 @@ total()
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_stopped_ends_the_other_in_a_collective(pair, victim):
-    members = pair(f"""
-assert total() == 2
-print("here", flush=True)
-if index == {victim}:
-    time.sleep(60)
-total()
-""")
-    assert [line(member) for member in members] == ["here\n"] * 2
+    members = waiting_for(pair, victim)
     began = time.monotonic()
     members[victim].send_signal(signal.SIGSTOP)
     survivor = members[1 - victim]
