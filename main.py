@@ -34,7 +34,7 @@ def main(argv):
     restart_with_huge_pages()
     # Imported here, so that --help and a misspelt flag answer at once.
     from skipjax import processes
-    from skipjax.checkpoints import silence_failed_writes
+    from skipjax.silence import silence_failed_writes
     from skipjax.train import train_and_evaluate
 
     silence_failed_writes()

@@ -13,22 +13,18 @@ and reads those that it needs; the rest is done by the first alone, which tells 
 import contextlib
 import copy
 import errno
-import logging
 import os
-import sys
 import threading
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from skipjax import errors, files, processes
-from skipjax.errors import CheckpointError, DataError, DivergedError, OutputError, SkipjaxError
+from skipjax import files, processes
+from skipjax.errors import CheckpointError, DataError, DivergedError, OutputError
 
 _FORMAT_VERSION = 1
 _STATE = "state"
@@ -81,7 +77,7 @@ class Checkpoints:
         A damaged one is renamed to `damaged-STEP`, and said to be so.
         """
         self._join()
-        found = _by_first(self._newest)
+        found = processes.by_first(self._newest)
         if found is None:
             return None
         step, manifest = found
@@ -108,7 +104,7 @@ class Checkpoints:
           CheckpointError: the manifest of the newest is damaged.
         """
         self._join()
-        best = _by_first(self._best_of_newest)
+        best = processes.by_first(self._best_of_newest)
         return best if best >= 0 else None
 
     def _best_of_newest(self) -> int:
@@ -152,7 +148,7 @@ class Checkpoints:
                 return str(stack.enter_context(folder))
 
         with contextlib.ExitStack() as stack:
-            temporary = Path(_by_first(begin))
+            temporary = Path(processes.by_first(begin))
             self._met = 0
             with self._not_saved(step):
                 self._arrays.save(temporary / _STATE, state)  # returns when it has a copy
@@ -346,7 +342,7 @@ class Checkpoints:
         """The manifest of `step`, which is verified, once."""
         self._join()
         if step not in self._sound:
-            self._keep(step, _by_first(lambda: self._known(step)))
+            self._keep(step, processes.by_first(lambda: self._known(step)))
         return self._sound[step]
 
     def _keep(self, step: int, manifest: dict[str, Any]) -> None:
@@ -395,32 +391,6 @@ class Checkpoints:
         return aside
 
 
-def silence_failed_writes() -> None:
-    """From here on, a failed write is told by OutputError alone.
-
-    orbax would log its traceback, and threads of it and of tensorstore those of what follows, such
-    as that their event loop is closed, or that what was to be written next never was. For
-    programs; a library must not change a process that much.
-    """
-    raised, unraisable = sys.excepthook, sys.unraisablehook
-
-    def follows(error):
-        return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
-
-    def excepthook(kind, error, traceback):
-        if not follows(error):
-            raised(kind, error, traceback)
-
-    def unraisablehook(what):
-        if not follows(what.exc_value):
-            unraisable(what)
-
-    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
-    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    absl.logging.set_verbosity(absl.logging.FATAL)
-
-
 def _failed_part(folder: Path) -> str:
     """What another process says of why its part of a save failed; '' if none does."""
     for index in range(1, processes.number()):
@@ -430,29 +400,6 @@ def _failed_part(folder: Path) -> str:
             return f"process {index}: {text}"
         part.unlink()
     return ""
-
-
-def _by_first(work: Callable[[], Any]) -> Any:
-    """What `work()`, done by the first process alone, returns or raises, on all of them.
-
-    Args:
-      work: returns something JSON-able.
-
-    Raises:
-      SkipjaxError: as `work` does. Whatever else it raises ends the first process.
-    """
-    value = error = None
-    if processes.first():
-        try:
-            value = work()
-        except SkipjaxError as caught:
-            error = caught
-    value, said = processes.from_first([value, error and [type(error).__name__, str(error)]])
-    if error is not None:
-        raise error
-    if said is not None:
-        raise getattr(errors, said[0])(said[1])
-    return value
 
 
 @jax.jit

@@ -17,16 +17,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from skipjax import __version__
+from skipjax import __version__, errors
 from skipjax.connections import listen
-from skipjax.errors import ConfigError, Interrupted, PeerError, end_now
+from skipjax.errors import ConfigError, Interrupted, PeerError, SkipjaxError, end_now
 from skipjax.peers import WAIT_SECONDS, Peers
 
 _peers: Peers | None = None
@@ -117,6 +117,29 @@ def first() -> bool:
 def from_first(value: Any) -> Any:
     """What process 0 passed, JSON-able, when all have come here; with one process, `value`."""
     return _peers.meet("a value of process 0", value if first() else None) if _peers else value
+
+
+def by_first(work: Callable[[], Any]) -> Any:
+    """What `work()`, done by the first process alone, returns or raises, on all of them.
+
+    Args:
+      work: returns something JSON-able.
+
+    Raises:
+      SkipjaxError: as `work` does. Whatever else it raises ends the first process.
+    """
+    value = error = None
+    if first():
+        try:
+            value = work()
+        except SkipjaxError as caught:
+            error = caught
+    value, said = from_first([value, error and [type(error).__name__, str(error)]])
+    if error is not None:
+        raise error
+    if said is not None:
+        raise getattr(errors, said[0])(said[1])
+    return value
 
 
 def check_same(values: dict[str, Any]) -> None:

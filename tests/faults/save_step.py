@@ -4,8 +4,9 @@ import ctypes
 import sys
 from pathlib import Path
 
-from skipjax.checkpoints import Checkpoints, silence_failed_writes
+from skipjax.checkpoints import Checkpoints
 from skipjax.errors import SkipjaxError
+from skipjax.silence import silence_failed_writes
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from faults.states import make_state
