@@ -51,8 +51,8 @@ class Link:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket, self.process, self.host = connection, process, host
         self.heard = time.monotonic()
-        self.unsent = b""
-        self._begun = b""
+        self.unsent = bytearray()
+        self._begun: list[bytes] = []  # parts of a line
 
     def receive(self) -> list[dict]:
         """Raises OSError when the connection is over, and ValueError for what is not ours."""
@@ -64,8 +64,12 @@ class Link:
             raise ConnectionError("closed")
         if self.process is not None:  # a stranger has seconds, not seconds for each byte
             self.heard = time.monotonic()
-        *lines, self._begun = (self._begun + found).split(b"\n")
-        if self.process is None and len(self._begun) > _HELLO_BYTES:
+        self._begun.append(found)
+        lines = []
+        if b"\n" in found:
+            *lines, begun = b"".join(self._begun).split(b"\n")
+            self._begun = [begun]
+        if self.process is None and sum(map(len, self._begun)) > _HELLO_BYTES:
             raise ValueError("too long")
         try:
             messages = [json.loads(line) for line in lines if line]
@@ -83,7 +87,7 @@ class Link:
     def flush(self) -> None:
         while self.unsent:
             try:
-                self.unsent = self.unsent[self.socket.send(self.unsent) :]
+                del self.unsent[: self.socket.send(self.unsent)]
             except BlockingIOError:
                 return
 
@@ -119,7 +123,7 @@ def reach(addresses: Sequence[tuple[str, int]], hello: dict, wait_seconds: float
             )
         if waited >= NOTICE_SECONDS and not noticed:
             noticed = True
-            notice(f"waiting for process 0 ({problem})")
+            notice(f"waiting {wait_seconds:g} s at most for process 0 ({problem})")
         time.sleep(0.2)
 
 

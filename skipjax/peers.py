@@ -23,6 +23,7 @@ SILENCE_SECONDS = 8.0
 _BEAT_SECONDS = 1.0
 _GRACE_SECONDS = 2.0  # to end with an error of one's own, where another process has ended with one
 _GO_ON = "start all again with the same commands: they go on from the last checkpoint"
+_MEND = "mend that, and start all again"
 
 
 class Peers:
@@ -102,7 +103,11 @@ class Peers:
         with peers._given_up_on_error():
             here = peers._here.wait(min(NOTICE_SECONDS, wait_seconds))
             if not here and wait_seconds > NOTICE_SECONDS:
-                notice(f"waiting for {peers._missing()}")
+                port = listener.getsockname()[1]
+                notice(
+                    f"waiting {wait_seconds:g} s at most for {peers._missing()} to reach port "
+                    f"{port} of {peers._host}"
+                )
                 here = peers._here.wait(wait_seconds - NOTICE_SECONDS)
             if not here:
                 raise PeerError(
@@ -163,13 +168,17 @@ class Peers:
         self._ask({"farewell": True})
         self._all_left.wait()
 
-    def gone(self, why: str) -> None:
+    def gone(self, why: str, code: int = PeerError.exit_code) -> None:
         """Says that this process ends with an error, which then ends the others.
 
         From here on nothing ends this one any more.
+
+        Args:
+          why: for their messages.
+          code: with which they end: of an error that would come again, its own.
         """
         said = threading.Event()
-        self._ask({"gone": why, "said": said})
+        self._ask({"gone": why, "code": code, "said": said})
         said.wait(1.0)
 
     def close(self) -> None:
@@ -252,19 +261,26 @@ class Peers:
         process, agree, host = (hello.get(name) for name in ("process", "agree", "host"))
         if hello.get("token") != self._token or not isinstance(agree, dict):
             raise ValueError("not one of ours")
-        refused = ""
+        if not isinstance(process, int):
+            raise ValueError("not one of ours")
+        refused, late = "", self._here.is_set()
         for name, value in self._agree.items():
             if agree.get(name) != value:
-                refused = f"{name} is {agree.get(name)} here and {value} in process 0"
+                theirs = f"{agree.get(name)} in process {process}"
+                refused = f"{name} is {theirs} and {value} in process 0"
                 break
         else:
-            if not isinstance(process, int) or not 0 < process < self._count:
+            if not 0 < process < self._count:
                 refused = f"there is no process {process} of {self._count}"
             elif process in self._links:
                 known = self._links[process].host
                 refused = f"process {process} is there already, on {known}; each has its own id"
-        if refused or self._here.is_set():
-            link.send({"refused": refused if not self._here.is_set() else ""})
+        if refused or late:
+            link.send({"refused": "" if late else refused})
+            if not late:
+                notice(
+                    f"refused one on {str(host)[:100]}: {refused}; waiting for {self._missing()}"
+                )
             raise ValueError("refused")
         self._strangers.remove(link)
         link.process, link.host, link.heard = process, str(host)[:100], time.monotonic()
@@ -293,7 +309,9 @@ class Peers:
             if self.index == 0:
                 self._tell(message)
             about, why = message["about"], message["gone"].removesuffix(".")
-            error = PeerError(f"{about} ended: {why}; {_GO_ON}.")
+            fix = _GO_ON if message["code"] == PeerError.exit_code else _MEND
+            error = PeerError(f"{about} ended: {why}; {fix}.")
+            error.exit_code = message["code"]
             if not self._here.is_set():
                 self._fail(error)
             elif self._end is None:
@@ -305,7 +323,8 @@ class Peers:
             self._closing = time.monotonic() + HELLO_SECONDS
         elif "gone" in asked:
             self._ending = True
-            self._tell({"gone": asked["gone"], "about": self._named(self.index)})
+            about = self._named(self.index)
+            self._tell({"gone": asked["gone"], "code": asked["code"], "about": about})
             asked["said"].set()
         elif self.index:
             self._tell({name: value for name, value in asked.items() if name != "value"})

@@ -51,8 +51,9 @@ def start(
     """Joins the other processes of a training; without arguments, or with one process, nothing.
 
     Comes before anything else that makes jax look for devices. Within the block, a process that is
-    gone ends this one with exit code 75, and one that ends with an error ends the others so. The
-    block ends where all have come to its end.
+    gone ends this one with exit code 75; one that ends with an error of skipjax's ends the others
+    with the same code, one with any other error with 75. The block ends where all have come to its
+    end.
 
     Args:
       coordinator: HOST:PORT of process 0, as all can reach it; PORT is any free one there.
@@ -92,7 +93,7 @@ def start(
         peers.farewell()
         raise
     except BaseException as error:
-        peers.gone(_why(error))
+        peers.gone(_why(error), _code(error))
         raise
     finally:
         _peers = None
@@ -213,6 +214,11 @@ def _why(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "it was asked to end"
     return " ".join((str(error) or type(error).__name__).split())[:500]
+
+
+def _code(error: BaseException) -> int:
+    """With which the others are to end: that of what would come again, or that for a new try."""
+    return error.exit_code if isinstance(error, SkipjaxError) else PeerError.exit_code
 
 
 def _of_others(error: BaseException | None) -> BaseException | None:

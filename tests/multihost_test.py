@@ -472,8 +472,9 @@ def test_what_does_not_fit_is_refused_at_once(two, tmp_path):
         "config.train.batch_size is 16 in process 1 and 8 in process 0; start all with the same "
         "options"
     )
-    assert codes(pair) == [75, 2]
-    assert pair[0].errors == f"skipjax: process 1 on {HOST} ended: {why}{AGAIN}"
+    assert codes(pair) == [2, 2]
+    mend = "; mend that, and start all again.\n"
+    assert pair[0].errors == f"skipjax: process 1 on {HOST} ended: {why}{mend}"
     assert pair[1].errors == f"skipjax: {why}.\n"
     (tmp_path / "c").mkdir()
     with files.lock(tmp_path / "c" / ".lock"):

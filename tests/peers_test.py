@@ -146,15 +146,23 @@ def test_one_may_be_killed_after_its_farewell(group):
 
 
 @pytest.mark.parametrize("who", [0, 1])
-def test_an_error_of_one_ends_the_others(group, who):
-    failing = "peers.gone('the disk is full.'); peers.close(); sys.exit(73)"
+@pytest.mark.parametrize(
+    ("says", "ends", "what_to_do"),
+    [
+        ("", 75, GO_ON),
+        (", 75", 75, GO_ON),
+        (", 73", 73, "; mend that, and start all again.\n"),  # trying again would not help
+    ],
+)
+def test_an_error_of_one_ends_the_others(group, who, says, ends, what_to_do):
+    failing = f"peers.gone('the disk is full.'{says}); peers.close(); sys.exit(73)"
     programs = [WAIT, LEAVE, WAIT]  # of which one has done all it had to
     programs[who] = failing
     group.all(*programs)
     for index in {0, 1, 2} - {who}:
         code, _, errors = group.ends(index)
-        assert code == 75
-        assert errors == f"skipjax: process {who} on {HOST} ended: the disk is full" + GO_ON
+        assert code == ends
+        assert errors == f"skipjax: process {who} on {HOST} ended: the disk is full" + what_to_do
     assert group.ends(who) == (73, "", "")
 
 
@@ -241,6 +249,30 @@ def test_those_that_do_not_come_are_named(group):
     assert errors.count("\n") == 1
 
 
+def test_who_waits_says_for_what_and_how_long(group):
+    early = MEMBER.replace(
+        "port, count",
+        "import skipjax.connections as c, skipjax.peers as p\n"
+        "c.NOTICE_SECONDS = p.NOTICE_SECONDS = 0.1\nport, count",
+        1,
+    )
+    assert early != MEMBER
+    ends = []
+    for index in (0, 1):
+        arguments = (str(group.port), "2", str(index), "1", LEAVE)
+        done = subprocess.run(
+            [sys.executable, "-c", early, *arguments], capture_output=True, text=True, timeout=20
+        )
+        ends.append(done.stderr.splitlines()[0])
+    assert ends[0] == (
+        f"skipjax: waiting 1 s at most for process 1 to reach port {group.port} of {HOST} ..."
+    )
+    assert ends[1] == (
+        "skipjax: waiting 1 s at most for process 0 "
+        f"(127.0.0.1:{group.port} says Connection refused) ..."
+    )
+
+
 @pytest.mark.parametrize("answers", [False, True])
 def test_nobody_or_something_else_at_the_address(group, answers):
     with contextlib.ExitStack() as stack:
@@ -266,11 +298,14 @@ def test_nobody_or_something_else_at_the_address(group, answers):
 
 
 def test_processes_that_do_not_fit_are_refused_and_may_come_again(group):
+    """Process 0 says so, too: its terminal may be the only one that is read."""
+    refused = []
     group.start(3, 0, LEAVE)
     for count, index, wrong in [
-        (2, 1, "num_processes is 2 here and 3 in process 0"),
+        (2, 1, "num_processes is 2 in process 1 and 3 in process 0"),
         (3, 3, "there is no process 3 of 3"),
     ]:
+        refused.append(wrong + "; waiting for processes 1, 2")
         group.start(count, index)
         assert group.ends(index) == (2, "", f"skipjax: {wrong}.\n")
     both = [group.start(3, 1, LEAVE) for _ in range(2)]
@@ -278,9 +313,12 @@ def test_processes_that_do_not_fit_are_refused_and_may_come_again(group):
         time.sleep(0.05)
     group.start(3, 2, LEAVE)
     ends = {member.communicate(timeout=10)[1]: member.returncode for member in both}
-    there = f"skipjax: process 1 is there already, on {HOST}; each has its own id.\n"
-    assert ends == {there: 2, "": 0}
-    assert [group.ends(index)[0] for index in (0, 2)] == [0, 0]
+    there = f"process 1 is there already, on {HOST}; each has its own id"
+    assert ends == {f"skipjax: {there}.\n": 2, "": 0}
+    assert group.ends(2) == (0, "here\n", "")
+    refused.append(there + "; waiting for process 2")
+    said = "".join(f"skipjax: refused one on {HOST}: {text} ...\n" for text in refused)
+    assert group.ends(0) == (0, "here\n", said)
 
 
 def test_one_that_gave_up_before_all_came_may_come_again(group):
