@@ -57,8 +57,10 @@ def run_all(
     Raises:
       SkipjaxError: a run ended with an error; its log says more.
     """
-    # One core each, rather than all for a few: the same program whatever `jobs` is.
-    slots = [[cores[i % len(cores)]] if cores else [] for i in range(jobs)]
+    # One core each, rather than all for a few: the same program whatever `jobs` is. Another first
+    # one for each study, so that two of few jobs each are not both on the same.
+    begin = os.getpid()
+    slots = [[cores[(begin + i) % len(cores)]] if cores else [] for i in range(jobs)]
     waiting = deque(run for run in runs if _results(run) is _MISSING)
     running: dict[int, tuple[subprocess.Popen, Run]] = {}
     failure = None
