@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from skipjax.data.batches import SessionBatches
 from skipjax.ids import FIRST_TRACK_ID
 
 NUM_IDS = 60
+ROOT = Path(__file__).parent.parent
 
 
 def make_config(scope, **optimizer):
@@ -192,6 +194,24 @@ def test_results_are_shown_and_drawn_again(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     for text in ("1,000,000", "skipjax dense", "31.5 GB", "matmul binds", "1.07 ×", "[benchmark]"):
         assert text in shown
+
+
+def test_studies_are_drawn_side_by_side(tmp_path, capsys):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    from benchmarks import study_plot
+
+    saved = ROOT / "benchmarks"
+    named = [f"{name}={saved}/study_{name}.json" for name in ("movielens", "demo")]
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text as text
+        study_plot.main([*named, "--plot", str(tmp_path / "study.svg")])
+    drawn = (tmp_path / "study.svg").read_text()
+    arms = json.loads((saved / "study_movielens.json").read_text())["arms"]
+    for text in ["movielens", "demo", *(arm["label"] for arm in arms if arm["comparisons"])]:
+        assert text in drawn
+    with pytest.raises(SystemExit):
+        study_plot.main([str(saved / "study_demo.json"), "--plot", str(tmp_path / "x.png")])
+    assert "wanted NAME=FILE" in capsys.readouterr().err
 
 
 def test_the_statistics_are_simulated(tmp_path, monkeypatch, capsys):
