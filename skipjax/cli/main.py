@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": "trained models over HTTP, with a page to try them on",
     "evaluate": "the test of a trained model, again",
     "study": "do skips help: arms, seeds, baselines, statistics, a report",
+    "compare": "any two arms of a study",
     "demo": "made-up logs in MSSD's schema, to try things on",
 }
 

@@ -241,16 +241,19 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def sentence(label: str, base_label: str, metric: str, found: Comparison, p_holm: float) -> str:
-    """What a comparison says, in words; only the corrected p decides.
+def sentence(
+    label: str, base_label: str, metric: str, found: Comparison, p_holm: float | None = None
+) -> str:
+    """What a comparison says, in words; only the corrected p decides, where there is one.
 
     Args:
       label: of the arm.
       base_label: of its base.
       metric: in words, such as "HR@10 (all tracks)".
       found: the comparison.
-      p_holm: its p, corrected.
+      p_holm: its p, corrected; None for one that is not.
     """
+    decides = found.p if p_holm is None else p_holm
     in_percent = found.relative_low is not None
     if in_percent:
         numbers = [100 * found.relative, 100 * found.relative_low, 100 * found.relative_high]
@@ -259,8 +262,8 @@ def sentence(label: str, base_label: str, metric: str, found: Comparison, p_holm
         numbers, unit = [found.difference, found.low, found.high], ""
         largest = max(map(abs, numbers)) or 1.0
         digits = max(1, 2 - math.floor(math.log10(largest)))  # three figures of the largest
-    beats = p_holm < SIGNIFICANT and found.difference > 0
-    worse = p_holm < SIGNIFICANT and found.difference < 0
+    beats = decides < SIGNIFICANT and found.difference > 0
+    worse = decides < SIGNIFICANT and found.difference < 0
     if worse:
         numbers = [-numbers[0], -numbers[2], -numbers[1]]
     size, low, high = (_rounded(number, digits) for number in numbers)
@@ -274,12 +277,13 @@ def sentence(label: str, base_label: str, metric: str, found: Comparison, p_holm
             f"No difference found between {label} and {base_label} in {metric}: {sign}{size}{unit}"
         )
     more = ""
-    if found.p < SIGNIFICANT <= p_holm:
+    if found.p < SIGNIFICANT <= decides:
         more = " (The interval is not corrected.)"
     if found.sessions_only:
         more += " One run each, so seeds are not counted."
     interval = f"{100 * found.level:g} % CI {low} to {high}"
-    return f"{claim}, {interval}, Holm-corrected p {_spoken_p(p_holm)}.{more}"
+    which = "uncorrected" if p_holm is None else "Holm-corrected"
+    return f"{claim}, {interval}, {which} p {_spoken_p(decides)}.{more}"
 
 
 def _draw(values: np.ndarray, resamples: int, rng: np.random.Generator):
