@@ -169,8 +169,15 @@ def test_a_gradient_whose_square_underflows_is_no_huge_step():
         assert jnp.abs(updates).max() <= 1.0 + 1e-6
 
 
-@pytest.mark.parametrize("scope", ["session", "batch"])
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    ("causal", "scope"),
+    [
+        (True, "session"),
+        (False, "batch"),
+        pytest.param(True, "batch", marks=pytest.mark.slow),
+        pytest.param(False, "session", marks=pytest.mark.slow),
+    ],
+)
 def test_deferred_and_dense_train_alike(causal, scope):
     """200 steps of a real run: losses, and the flushed table."""
     changes = {

@@ -624,7 +624,12 @@ def test_what_is_held_out_does_not_change_the_loss(make, split):
 
 
 @pytest.mark.parametrize(
-    "name", ["sasrec", "sasrec_skip", "bert4rec", "bert4rec_skip", "recommended"]
+    "name",
+    [
+        "sasrec_skip",
+        "bert4rec_skip",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("sasrec", "bert4rec", "recommended")),
+    ],
 )
 def test_each_config_runs(make, tmp_path, name):
     """Every published config end to end, on less data and fewer negatives."""
