@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skipjax.data import fields, rows
+from skipjax.data import fields, rows, times
 from skipjax.data.blocks import (
     BLOCK_BYTES,
     REPEATED_TEXT,
@@ -174,7 +174,7 @@ def from_table(
         raise DataError("sessions has no rows.")
     table = pa.table({name: _without_views(table[name]) for name in wanted})
     block = noting(Block(table, "sessions", 0), on_bad_session)
-    parsed = _parsed(block, columns, _order_form(block, columns), skip_levels)
+    parsed = _parsed(block, columns, times.form_of(block, columns.time_column), skip_levels)
     parsed, lost = _told_apart(parsed)
     codes = parsed["session"].combine_chunks().indices.to_numpy()
     _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
@@ -236,16 +236,10 @@ def _blocks(path, columns, skip_levels, on_bad_session, progress, block_bytes):
     form = ""
     for block, done in ahead(rows.read(path, columns.csv_types, block_bytes=block_bytes)):
         block = noting(block, on_bad_session)
-        form = form or _order_form(block, columns)
+        form = form or times.form_of(block, columns.time_column)
         yield _told_apart(_parsed(block, columns, form, skip_levels))
         if progress:
             progress(done, total, "recommending")
-
-
-def _order_form(block: Block, columns: Columns) -> str:
-    if not columns.time_column:
-        return "an integer"
-    return fields.time_form(block, columns.time_column)
 
 
 def _parsed(block: Block, columns: Columns, form: str, skip_levels: Sequence[int]) -> pa.Table:
@@ -256,7 +250,7 @@ def _parsed(block: Block, columns: Columns, form: str, skip_levels: Sequence[int
         "track": fields.ids(block, columns.track_column),
     }
     if columns.order_column:
-        found["order"] = fields.times(block, columns.order_column, form)
+        found["order"] = times.parse(block, columns.order_column, form)
     if columns.level_column:
         levels = fields.integers(block, columns.level_column, 0, NUM_LEVELS - 1, "a skip level")
         found["skipped"] = np.isin(levels, list(skip_levels))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skipjax.data import fields, layout
+from skipjax.data import fields, layout, times
 from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, ahead, noting, read_csv
 from skipjax.data.columns import context_name
 from skipjax.data.grouping import Groups, Refined
@@ -33,7 +33,6 @@ _TYPES = {
 }
 _SUFFIXES = (".tsv", ".tsv.gz")
 _LEAVE_OUT = ("userid-profile",)  # who the users are, which lies beside the log
-_FORM = "a date and time with a zone"
 _PER_SECOND = layout.UNITS_PER_SECOND["ns"]
 _LONGEST_GAP = 86_400  # seconds
 
@@ -135,7 +134,7 @@ def _parsed(block: Block) -> Block:
     tracks, kept = _tracks(block.table)
     index = block.table.schema.get_field_index("traid")
     block = dataclasses.replace(block, table=block.table.set_column(index, "traid", tracks))
-    order = fields.times(block, "timestamp", _FORM)
+    order = times.parse(block, "timestamp", times.WITH_ZONE)
     rows = block.table.num_rows
     table = {
         "session_id": fields.ids(block, "userid"),

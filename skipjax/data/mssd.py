@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data import features, fields
+from skipjax.data import features, fields, times
 from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, Block, ahead, noting, read_csv
 from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members, position
 from skipjax.data.sessions import Sessions
@@ -169,7 +169,7 @@ def _parsed(block: Block) -> Block:
         "premium": fields.flags(block, "premium"),
         "hour_of_day": fields.integers(block, "hour_of_day", 0, 23, "an hour").astype(np.int8),
         "shuffle": fields.flags(block, _SHUFFLE),
-        "date": pa.array(fields.dates(block, "date", _FIRST_YEAR), pa.date32()),
+        "date": pa.array(times.dates(block, "date", _FIRST_YEAR), pa.date32()),
     }
     return dataclasses.replace(block, table=pa.table(table))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data import fields, grouping
+from skipjax.data import fields, grouping, times
 from skipjax.data.blocks import BLOCK_BYTES, TEXT, Block, ahead, check_columns, noting
 from skipjax.data.grouping import Groups, Refined
 from skipjax.data.inputs import Progress, Sources, find, open_stream, position
@@ -28,7 +28,6 @@ from skipjax.errors import BadSessionError, DataError
 GAP_MINUTES = 30.0
 NAMES = ("Streaming_History_Audio", "endsong")  # how the files begin, lately and until 2022
 _SUFFIXES = (".json", ".json.gz")
-_FORM = "a date and time with a zone"
 _LONGEST_PLAY = 2**31 - 1  # ms
 _VERY_BRIEFLY = 10_000  # ms: level 1 below, else 2
 _BRIEFLY = 30_000  # ms, where it is not logged whether a play was skipped
@@ -226,7 +225,7 @@ def _parsed(block: Block) -> Block:
         index = table.schema.get_field_index(name)
         table = table.set_column(index, name, table[name].fill_null(""))
     block = dataclasses.replace(block, table=table)
-    order = fields.times(block, "ts", _FORM)
+    order = times.parse(block, "ts", times.WITH_ZONE)
     played = fields.integers(block, "ms_played", 0, _LONGEST_PLAY)
     skipped = fields.parse(
         block,

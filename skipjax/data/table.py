@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data import fields, layout, rows
+from skipjax.data import fields, layout, rows, times
 from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, ahead, noting
 from skipjax.data.inputs import Progress, Sources, find
 from skipjax.data.sessions import BRIEFLY_LEVEL, NUM_LEVELS, PLAYED_LEVEL, Sessions
@@ -19,7 +19,6 @@ UNKNOWN = "?"  # unit of times
 # Of a file, the columns with these types, in blocks of so many bytes: see `rows.read`.
 ReadRows = Callable[[Path, Mapping[str, pa.DataType], int], Iterator[tuple[Block, int]]]
 _MOST_PERCENT = 2**15 - 1
-_FIRST_SECOND, _LAST_SECOND = -2_208_988_800, 9_214_646_400  # the years 1900 and 2262 begin
 _RATINGS = (-1e9, 1e9)  # the least and the greatest; as float32 they stay finite
 
 
@@ -220,7 +219,7 @@ def read(
     form = ""
     for block, done in ahead(_blocks(paths, columns, read_rows, block_bytes)):
         block = noting(block, on_bad_session)
-        form = form or _order_form(block, columns)
+        form = form or times.form_of(block, columns.time_column)
         yield _parsed(block, columns, form), _unit(columns, form)
         if progress:
             progress(done, total, "reading")
@@ -229,7 +228,7 @@ def read(
 def _unit(columns: Columns, form: str) -> str:
     if not columns.time_column or not form:
         return ""
-    return "ns" if form != "an integer" else columns.time_unit or UNKNOWN
+    return "ns" if form != times.INTEGER else columns.time_unit or UNKNOWN
 
 
 def _blocks(
@@ -241,12 +240,6 @@ def _blocks(
         for block, done in read_rows(path, columns.csv_types, block_bytes):
             yield block, before + done
         before += path.stat().st_size
-
-
-def _order_form(block: Block, columns: Columns) -> str:
-    if columns.position_column:
-        return "an integer"
-    return fields.time_form(block, columns.time_column)
 
 
 def _parsed(block: Block, columns: Columns, form: str) -> Block:
@@ -277,11 +270,8 @@ def _parsed(block: Block, columns: Columns, form: str) -> Block:
 
 
 def _order(block: Block, columns: Columns, form: str) -> np.ndarray:
-    """[rows] int64; times of a known unit must be those of somebody who listens."""
-    order, unit = fields.times(block, columns.order_column, form), _unit(columns, form)
-    if form == "an integer" and unit in layout.UNITS_PER_SECOND:
-        per_second = layout.UNITS_PER_SECOND[unit]
-        beyond = (order < _FIRST_SECOND * per_second) | (order >= _LAST_SECOND * per_second)
-        expected = f"a time in {unit} from 1900 to 2261 (is time_unit right?)"
-        block.refuse(np.flatnonzero(beyond), columns.order_column, expected)
+    """[rows] int64."""
+    order = times.parse(block, columns.order_column, form)
+    if form == times.INTEGER and columns.time_unit:
+        times.check_years(block, columns.order_column, order, columns.time_unit)
     return order

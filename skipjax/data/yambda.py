@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from skipjax.data import fields, grouping
+from skipjax.data import fields, grouping, times
 from skipjax.data.blocks import Block, ahead, check_columns, noting
 from skipjax.data.columns import context_name
 from skipjax.data.grouping import Groups, Refined
@@ -144,8 +144,7 @@ def schema(path: Path) -> pa.Schema:
             )
         kind = kind.value_type if _is_list(kind) else kind
         if column == _EVENT:
-            text = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
+            if not fields.is_text(kind):
                 raise DataError(f"{name}, column {column}, holds {kind}, not text.")
         elif not pa.types.is_integer(kind):
             raise DataError(f"{name}, column {column}, holds {kind}, not whole numbers.")
@@ -220,7 +219,7 @@ def _parsed(block: Block) -> Block:
         kinds = fields.parse(block, _EVENT, _KINDS.get, f"one of {', '.join(_KINDS)}", np.int8)
     listens = kinds == _LISTEN
     percent = fields.whole(block, "played_ratio_pct", 0, where=listens).clip(max=_MOST_PERCENT)
-    order = fields.times(block, "timestamp", "an integer")
+    order = times.parse(block, "timestamp", times.INTEGER)
     beyond = np.flatnonzero((order < 0) | (order > _LAST_SECOND))
     block.refuse(beyond, "timestamp", f"a number of seconds from 0 to {_LAST_SECOND}")
     table = {
