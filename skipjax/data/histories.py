@@ -20,9 +20,9 @@ from skipjax.data.blocks import (
     check_columns,
     noting,
 )
+from skipjax.data.hashes import Seen, hash_ids
 from skipjax.data.inputs import Progress, shown
 from skipjax.data.sessions import NUM_LEVELS
-from skipjax.data.spool import hash_ids
 from skipjax.errors import ConfigError, DataError
 
 _ROWS = 1 << 17  # of a table that are worked on at a time
@@ -218,7 +218,7 @@ def read(
       ConfigError: an unknown ending.
       DataError: the file, a row or a value cannot be used.
     """
-    past = _Hashes()
+    past = Seen()
     blocks = _blocks(path, columns, skip_levels, on_bad_session, progress, block_bytes)
     for table, lost in _whole_sessions(blocks):
         codes = table["session"].combine_chunks().indices.to_numpy()
@@ -348,7 +348,7 @@ def _check_new(
     table: pa.Table,
     codes: np.ndarray,
     starts: np.ndarray,
-    past: "_Hashes",
+    past: Seen,
 ) -> None:
     """Raises a DataError if a run of rows, of which [r] codes are given, goes on with a session."""
     names = table["session"].combine_chunks().dictionary.take(pa.array(codes))
@@ -363,25 +363,6 @@ def _check_new(
             f"{path} row {row}: session {shown(repr(names[int(back[0])].as_py()), 60)} comes back "
             "after others; sort the rows by session, so that each is in one piece."
         )
-
-
-class _Hashes:
-    """A growing set of 64-bit hashes, in 8 bytes each."""
-
-    def __init__(self):
-        self._sorted: list[np.ndarray] = []  # each less than half as long as the one before it
-
-    def add(self, hashes: np.ndarray) -> np.ndarray:
-        """[n] bool, which were there before; now all are."""
-        known = np.zeros(len(hashes), bool)
-        for some in self._sorted:
-            place = np.minimum(np.searchsorted(some, hashes), len(some) - 1)
-            known |= some[place] == hashes
-        new = np.sort(hashes)
-        while self._sorted and len(self._sorted[-1]) <= 2 * len(new):
-            new = np.sort(np.concatenate([self._sorted.pop(), new]), kind="stable")
-        self._sorted += [new] * bool(len(new))
-        return known
 
 
 def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:

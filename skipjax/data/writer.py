@@ -15,8 +15,9 @@ from skipjax.data.blocks import Block, Origins
 from skipjax.data.columns import EventColumns, encoded
 from skipjax.data.dropped import Dropped, described
 from skipjax.data.grouping import Groups, Refined
+from skipjax.data.hashes import Smallest, hash_ids
 from skipjax.data.inputs import Progress, Sources
-from skipjax.data.spool import PARTITION_ROWS, Smallest, Spool, hash_ids
+from skipjax.data.spool import PARTITION_ROWS, Spool
 from skipjax.errors import ConfigError, DataError, OutputError
 from skipjax.files import new_folder
 
