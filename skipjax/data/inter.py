@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from skipjax.data import table
-from skipjax.data.blocks import BLOCK_BYTES, Block, check_columns, read_csv
+from skipjax.data.blocks import BLOCK_BYTES, Block, check_columns
+from skipjax.data.csv_lines import read_csv
 from skipjax.data.inputs import Progress, Sources, find, open_stream, position, reading, shown
 from skipjax.data.sessions import Sessions
 from skipjax.errors import DataError

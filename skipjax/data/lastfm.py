@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skipjax.data import fields, layout, times
-from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, ahead, noting, read_csv
+from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, ahead, noting
 from skipjax.data.columns import context_name
+from skipjax.data.csv_lines import read_csv
 from skipjax.data.grouping import Groups, Refined
 from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members, position
 from skipjax.data.sessions import Sessions

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from skipjax.data import features, fields, times
-from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, Block, ahead, noting, read_csv
+from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, Block, ahead, noting
+from skipjax.data.csv_lines import read_csv
 from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members, position
 from skipjax.data.sessions import Sessions
 from skipjax.data.writer import SessionsWriter
