@@ -1,19 +1,18 @@
-"""Blocks of rows that remember where they come from."""
+"""Blocks of rows that remember where they come from, and those of several files in turn."""
 
 import bisect
 import concurrent.futures
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data.inputs import shown
+from skipjax.data.inputs import Progress, shown
 from skipjax.errors import BadSessionError, DataError
-
-T = TypeVar("T")
 
 BLOCK_BYTES = 16 << 20
 TEXT = pa.string()
@@ -55,6 +54,10 @@ class Block:
             self.faults.setdefault(row, fault)
 
 
+# Of one file: its blocks, each with how many bytes of it have been read by then.
+ReadBlocks = Callable[[Path], Iterator[tuple[Block, int]]]
+
+
 class Origins:
     """Where rows come from that are counted over all blocks.
 
@@ -80,12 +83,45 @@ class Origins:
         return file, int(first_row + row - start)
 
 
-def noting(block: Block, on_bad_session: str) -> Block:
-    """The block, keeping its faults if sessions with any are to be dropped."""
-    return dataclasses.replace(block, faults={}) if on_bad_session == "drop" else block
+def noting(block: Block, wanted: bool) -> Block:
+    """The block, which keeps its faults if that is wanted."""
+    return dataclasses.replace(block, faults={}) if wanted else block
 
 
-def ahead(blocks: Iterator[T]) -> Iterator[T]:
+def in_turn(
+    paths: Sequence[Path],
+    read: ReadBlocks,
+    *,
+    note_faults: bool = False,
+    progress: Progress | None = None,
+    what: str = "reading",
+) -> Iterator[Block]:
+    """The blocks of files, one after another; the next is read while the caller works on one.
+
+    Args:
+      paths: the files.
+      read: how to read one.
+      note_faults: whether blocks keep their faults.
+      progress: called with bytes done, bytes in all, and `what`.
+      what: is being done.
+    """
+    total = sum(path.stat().st_size for path in paths if os.path.exists(path))
+    for block, done in _ahead(_counted(paths, read)):
+        yield noting(block, note_faults)
+        if progress:
+            progress(done, total, what)
+
+
+def _counted(paths: Sequence[Path], read: ReadBlocks) -> Iterator[tuple[Block, int]]:
+    """Blocks, each with how many bytes of all files have been read."""
+    before = 0
+    for path in paths:
+        for block, done in read(path):
+            yield block, before + done
+        before += path.stat().st_size
+
+
+def _ahead(blocks: Iterator[tuple[Block, int]]) -> Iterator[tuple[Block, int]]:
     """Reads the next block in a thread while the caller works on this one."""
     end = object()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -4,6 +4,7 @@ import dataclasses
 import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from skipjax.data.blocks import (
     REPEATED_TEXT,
     TEXT,
     Block,
-    ahead,
     check_columns,
+    in_turn,
     noting,
 )
 from skipjax.data.hashes import Seen, hash_ids
@@ -173,7 +174,7 @@ def from_table(
     if not table.num_rows:
         raise DataError("sessions has no rows.")
     table = pa.table({name: _without_views(table[name]) for name in wanted})
-    block = noting(Block(table, "sessions", 0), on_bad_session)
+    block = noting(Block(table, "sessions", 0), on_bad_session == "drop")
     parsed = _parsed(block, columns, times.form_of(block, columns.time_column), skip_levels)
     parsed, lost = _told_apart(parsed)
     codes = parsed["session"].combine_chunks().indices.to_numpy()
@@ -232,14 +233,16 @@ def read(
 
 def _blocks(path, columns, skip_levels, on_bad_session, progress, block_bytes):
     """Parsed rows, and faults of rows whose session cannot be told."""
-    total = os.path.getsize(path) if os.path.exists(path) else 0
     form = ""
-    for block, done in ahead(rows.read(path, columns.csv_types, block_bytes=block_bytes)):
-        block = noting(block, on_bad_session)
+    for block in in_turn(
+        [Path(path)],
+        lambda path: rows.read(path, columns.csv_types, block_bytes=block_bytes),
+        note_faults=on_bad_session == "drop",
+        progress=progress,
+        what="recommending",
+    ):
         form = form or times.form_of(block, columns.time_column)
         yield _told_apart(_parsed(block, columns, form, skip_levels))
-        if progress:
-            progress(done, total, "recommending")
 
 
 def _parsed(block: Block, columns: Columns, form: str, skip_levels: Sequence[int]) -> pa.Table:
