@@ -105,20 +105,22 @@ def in_turn(
       progress: called with bytes done, bytes in all, and `what`.
       what: is being done.
     """
-    total = sum(path.stat().st_size for path in paths if os.path.exists(path))
-    for block, done in _ahead(_counted(paths, read)):
+    sizes = [path.stat().st_size if os.path.exists(path) else 0 for path in paths]
+    for block, done in _ahead(_counted(paths, sizes, read)):
         yield noting(block, note_faults)
         if progress:
-            progress(done, total, what)
+            progress(done, sum(sizes), what)
 
 
-def _counted(paths: Sequence[Path], read: ReadBlocks) -> Iterator[tuple[Block, int]]:
+def _counted(
+    paths: Sequence[Path], sizes: Sequence[int], read: ReadBlocks
+) -> Iterator[tuple[Block, int]]:
     """Blocks, each with how many bytes of all files have been read."""
     before = 0
-    for path in paths:
+    for path, size in zip(paths, sizes, strict=True):
         for block, done in read(path):
             yield block, before + done
-        before += path.stat().st_size
+        before += size
 
 
 def _ahead(blocks: Iterator[tuple[Block, int]]) -> Iterator[tuple[Block, int]]:

@@ -17,6 +17,7 @@ from skipjax.data.inputs import Sources, find, open_stream, position, reading, s
 from skipjax.data.sessions import Sessions
 from skipjax.errors import DataError
 
+GAP_MINUTES = table.GAP_MINUTES
 _SUFFIXES = (".inter", ".inter.gz")
 _LONGEST_HEADER = 1 << 20
 _NUMBER = ("float", "token")

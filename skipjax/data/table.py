@@ -18,6 +18,7 @@ from skipjax.errors import ConfigError
 
 # Of a file, the columns with these types, in blocks of so many bytes: see `rows.read`.
 ReadRows = Callable[[Path, Mapping[str, pa.DataType], int], Iterator[tuple[Block, int]]]
+GAP_MINUTES = 0.0
 _MOST_PERCENT = 2**15 - 1
 _RATINGS = (-1e9, 1e9)  # the least and the greatest; as float32 they stay finite
 
@@ -123,7 +124,7 @@ def prepare(
     out: str | os.PathLike,
     columns: Columns,
     *,
-    gap_minutes: float = 0,
+    gap_minutes: float = GAP_MINUTES,
     source: str = "table",
     read_rows: ReadRows = rows.read_any,
     block_bytes: int = BLOCK_BYTES,
