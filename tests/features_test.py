@@ -125,7 +125,7 @@ def test_what_is_wrong_is_said_before_the_logs_are_read(logs, tmp_path, monkeypa
     def unread(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr(mssd, "read", unread)
+    monkeypatch.setattr(mssd, "read_csv", unread)
     (tmp_path / "log_0.csv").write_text("x\n")
     with pytest.raises(DataError, match=r"has no tf_\* or track_features\* file; it holds log_0"):
         mssd.prepare(logs[0], tmp_path / "out", track_features=tmp_path)

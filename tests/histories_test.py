@@ -188,18 +188,6 @@ def test_a_session_that_comes_back_is_named(tmp_path, ending, block_bytes, monke
         list(histories.read(path, Columns(), block_bytes=block_bytes))
 
 
-def test_a_large_set_of_sessions_is_remembered(rng):
-    past, hashes = histories._Hashes(), rng.integers(2**64, size=3000, dtype=np.uint64)
-    seen: set = set()
-    for start in range(0, 3000, 40):
-        some = np.concatenate([hashes[start : start + 40], hashes[: 3 * (start % 3)]])
-        some = np.unique(some)
-        assert past.add(some).tolist() == [int(h) in seen for h in some]
-        seen |= set(map(int, some))
-    assert sum(map(len, past._sorted)) < 2 * len(seen)
-    assert len(past._sorted) < 12
-
-
 BAD = "session_id,track_id,position,skipped\n{}\n"
 
 

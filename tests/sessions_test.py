@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from skipjax import files
-from skipjax.data import layout, spool, vocabulary
+from skipjax.data import hashes, layout, spool, vocabulary
 from skipjax.data.blocks import Block
 from skipjax.data.sessions import Sessions
 from skipjax.data.writer import SessionsWriter
@@ -269,7 +269,7 @@ def test_pruning_by_declared_length_changes_nothing(tmp_path, monkeypatch):
     rows = [(f"s{s}", "t", p, 0) for s, n in enumerate(lengths) for p in range(1, int(n) + 1)]
     length = [int(n) for n in lengths for _ in range(n)]
     plain = write(tmp_path / "plain", in_blocks(rows, 500), num_sessions=60)
-    monkeypatch.setattr(spool, "PENDING_HASHES", 10)
+    monkeypatch.setattr(hashes, "PENDING_HASHES", 10)
     keep, spooled = spool.Spool.add, []
 
     def add(self, rows):
@@ -290,18 +290,6 @@ def test_pruning_by_declared_length_changes_nothing(tmp_path, monkeypatch):
     assert pruned.info["left_out"] == plain.info["left_out"]
     assert pruned.info["left_out"]["sessions"] > 0
     assert sum(spooled) < 2 / 3 * len(rows)
-
-
-def test_smallest_keeps_the_bound():
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**64, 50_000, np.uint64)
-    smallest = spool.Smallest(100)
-    for start in range(0, len(hashes), 1000):
-        smallest.add(hashes[start : start + 1000])
-        smallest.add(hashes[:1000])  # seen before: counts once
-    assert smallest.bound < np.sort(hashes)[2000]  # has come down before the end
-    smallest.settle()
-    assert smallest.bound == np.sort(hashes)[99]
 
 
 def test_sessions_with_the_same_hash_stay_apart(tmp_path, monkeypatch):

@@ -11,21 +11,11 @@ import pyarrow.compute as pc
 
 from skipjax import terminal
 from skipjax.cli.parsing import Parser, choose, count, positive
-from skipjax.data import (
-    inter,
-    lastfm,
-    layout,
-    mssd,
-    recognise,
-    rows,
-    spotify,
-    table,
-    temporal,
-    yambda,
-)
+from skipjax.data import layout, recognise, rows, table, temporal
 from skipjax.data.dropped import described
 from skipjax.data.inputs import Progress
 from skipjax.data.sessions import Sessions
+from skipjax.data.sources import READERS
 from skipjax.errors import ConfigError, DataError
 
 KINDS = {
@@ -36,7 +26,6 @@ KINDS = {
     "inter": "RecBole's files of interactions",
     "table": "any CSV, TSV, JSON lines or Parquet whose columns you name",
 }
-_READERS = {"mssd": mssd, "yambda": yambda, "lastfm": lastfm, "spotify": spotify, "inter": inter}
 _ENDINGS = {
     "mssd": ".csv, .csv.gz, or a .tar or .tar.gz of them (read without unpacking)",
     "yambda": ".parquet; of a folder multi_event.parquet is read, or else listens.parquet",
@@ -62,7 +51,6 @@ _ABOUT = {
     "least one of rating, level, skip, played_percent.",
     "table": "At least one column must tell of skips: level, skip, rating or percent.",
 }
-_GAPS = {"yambda": yambda.GAP_MINUTES, "lastfm": lastfm.GAP_MINUTES, "spotify": spotify.GAP_MINUTES}
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -117,13 +105,14 @@ def _prepared(kind: str, args: argparse.Namespace, progress: Progress) -> Sessio
         "progress": progress,
     }
     if kind == "mssd":
-        return mssd.prepare(args.sources, args.out, **options, track_features=args.features)
-    options["gap_minutes"] = args.gap_minutes
+        options["track_features"] = args.features
+    else:
+        options["gap_minutes"] = args.gap_minutes
     if kind == "table":
-        return table.prepare(args.sources, args.out, _columns(args), **options)
-    if kind == "inter":
+        options["columns"] = _columns(args)
+    elif kind == "inter":
         options |= {"time_unit": args.time_unit, "context_columns": _context(args)}
-    return _READERS[kind].prepare(args.sources, args.out, **options)
+    return READERS[kind].prepare(args.sources, args.out, **options)
 
 
 def _parser(kind: str) -> Parser:
@@ -137,7 +126,7 @@ def _parser(kind: str) -> Parser:
         sample = "keep N sessions, those of listeners drawn uniformly"
     add("--sessions", type=positive, metavar="N", help=f"{sample} (default: all)")
     if kind != "mssd":
-        gap = _GAPS.get(kind, 0.0)
+        gap = READERS[kind].GAP_MINUTES
         add(
             "--gap_minutes",
             type=_minutes,

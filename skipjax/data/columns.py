@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from skipjax.data import layout
+from skipjax.data.fields import is_text
 from skipjax.data.inputs import Progress
 from skipjax.data.vocabulary import Vocabulary
 
@@ -37,7 +38,7 @@ class EventColumns:
         self._fields = {"track": pa.large_string(), "level": pa.int8()}
         self._fields |= {context_name(field.name): field.type for field in context}
         self._vocabularies = {
-            name: Vocabulary() for name, kind in self._fields.items() if _is_text(kind)
+            name: Vocabulary() for name, kind in self._fields.items() if is_text(kind)
         }
         self._raw = {
             name: _RawColumn(folder / f"{number}.raw", _number_type(kind))
@@ -151,14 +152,8 @@ def _as_type(chunks: Iterator[np.ndarray], kind: pa.DataType) -> Iterator[pa.Arr
     return (pa.array(chunk, kind) for chunk in chunks)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
 def _number_type(kind: pa.DataType) -> np.dtype:
     """What a column is kept as: codes of texts and days of dates are int32."""
-    if _is_text(kind) or pa.types.is_date32(kind):
+    if is_text(kind) or pa.types.is_date32(kind):
         return np.dtype(np.int32)
     return np.dtype(np.bool_) if pa.types.is_boolean(kind) else pa.array([], kind).to_numpy().dtype

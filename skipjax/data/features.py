@@ -3,7 +3,6 @@
 Memory grows with the number of tracks, as the vocabulary's does, not with the number of files.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skipjax.data import fields, layout
-from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, ahead, read_csv
+from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, in_turn
+from skipjax.data.csv_lines import read_csv
 from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members, position
 from skipjax.errors import DataError
 
@@ -88,7 +88,14 @@ def write(
     columns[_MODE] = np.zeros(len(track_ids), np.int8)
     known = np.zeros(len(track_ids), bool)
     others = 0
-    for block in _read(files(sources), progress, block_bytes):
+    blocks = in_turn(
+        files(sources),
+        lambda path: _rows(path, block_bytes),
+        note_faults=True,  # so that the first is found, of any column
+        progress=progress,
+        what="reading features",
+    )
+    for block in blocks:
         values = _parsed(block)
         rows = places(block.table[_ID].combine_chunks())
         wanted = np.flatnonzero(rows >= 0)
@@ -117,22 +124,13 @@ def write(
     return {"tracks": int(known.sum()), "others": others}
 
 
-def _read(paths: list[Path], progress: Progress, block_bytes: int) -> Iterator[Block]:
-    total = sum(path.stat().st_size for path in paths)
-    for block, done in ahead(_blocks(paths, block_bytes)):
-        yield dataclasses.replace(block, faults={})  # so that the first is found, of any column
-        progress(done, total, "reading features")
-
-
-def _blocks(paths: list[Path], block_bytes: int) -> Iterator[tuple[Block, int]]:
-    before = 0
-    for path in paths:
-        for name, stream, raw in members(path, _SUFFIXES):
-            if name != str(path) and not Path(name.rpartition(":")[2]).name.startswith(_PREFIX):
-                continue  # the logs, which some archives hold next to the features
-            for block in read_csv(stream, name, _TYPES, block_bytes=block_bytes):
-                yield block, before + position(raw)
-        before += path.stat().st_size
+def _rows(path: Path, block_bytes: int) -> Iterator[tuple[Block, int]]:
+    """Blocks of text, each with how many bytes of the file have been read."""
+    for name, stream, raw in members(path, _SUFFIXES):
+        if name != str(path) and not Path(name.rpartition(":")[2]).name.startswith(_PREFIX):
+            continue  # the logs, which some archives hold next to the features
+        for block in read_csv(stream, name, _TYPES, block_bytes=block_bytes):
+            yield block, position(raw)
 
 
 def _parsed(block: Block) -> dict[str, np.ndarray]:

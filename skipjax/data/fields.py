@@ -4,9 +4,6 @@ What is refused is an error, or noted as a fault of its row: see `Block.refuse`.
 """
 
 import dataclasses
-import datetime
-import decimal
-import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,24 +18,8 @@ from skipjax.errors import DataError
 # What other tools write for "no value": an id like this would join strangers into one session.
 _NULL_LIKE = pa.array(["", "nan", "null", "none", "na", "n/a", "<na>", "\\n"])
 _LONGEST_ID = 1000  # bytes; a longer one is a quote that is not closed, or no id at all
-_LONGEST_TIME = 100
 _DIGITS = re.compile("[0-9]{1,18}")
-_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
-_DATE = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})")
-_DAY_FIRST = re.compile("([0-9]{2})/([0-9]{2})/([0-9]{4})")
-_EPOCH = datetime.date(1970, 1, 1).toordinal()
-
-_INTEGER_TIME = r"^-?[0-9]{1,19}(\.0+)?$"
-_EXPONENT = re.compile(r"-?[0-9]+(\.[0-9]*)?[eE]\+?[0-9]{1,3}")
-# Years that fit into 64 bits of nanoseconds; of others pyarrow may make anything.
-_DAY = "(1[789]|2[01])[0-9]{2}-[0-9]{2}-[0-9]{2}"
-_CLOCK_TIME = rf"^{_DAY}([T ][0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,9}})?)?)?"
-_ZONE = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
-_TIME_FORMS = {
-    "an integer": (_INTEGER_TIME, pa.int64()),
-    "a date and time without a zone": (_CLOCK_TIME + "$", pa.timestamp("ns")),
-    "a date and time with a zone": (_CLOCK_TIME + _ZONE, pa.timestamp("ns", "UTC")),
-}
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 def ids(block: Block, column: str) -> pa.DictionaryArray:
@@ -122,7 +103,7 @@ def whole(
     try:
         numbers = array.cast(pa.int64()).fill_null(low - 1).to_numpy()
     except pa.ArrowInvalid:  # of 64 bits without a sign
-        numbers = _cast(block, column, array, pa.int64(), f"a whole number {limits}")
+        numbers = cast(block, column, array, pa.int64(), f"a whole number {limits}")
     bad = (numbers < low) if high is None else (numbers < low) | (numbers > high)
     block.refuse(np.flatnonzero(bad & wanted), column, f"a whole number {limits}")
     return np.where(bad, 0, numbers)
@@ -149,13 +130,13 @@ def numbers(
     """
     expected = f"{what} from {low:g} to {high:g}"
     array = block.table[column].combine_chunks()
-    kind = _value_type(array.type)
-    if _is_text(kind):
+    kind = value_type(array.type)
+    if is_text(kind):
 
         def convert(text: str) -> float | None:
             if not text and missing is not None:
                 return missing
-            number = float(text) if _NUMBER.fullmatch(text) else None
+            number = float(text) if NUMBER.fullmatch(text) else None
             return number if number is not None and low <= number <= high else None
 
         if missing is not None and array.null_count:
@@ -166,7 +147,7 @@ def numbers(
             block = dataclasses.replace(block, table=table)
         return parse(block, column, convert, expected, np.float64)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise _wrong_type(block, column, what)
+        raise wrong_type(block, column, what)
     values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     absent = np.asarray(array.is_null())
     good = (values >= low) & (values <= high)
@@ -190,26 +171,6 @@ def flags(block: Block, column: str, true: str = "true", false: str = "false") -
     return parse(block, column, lambda text: known.get(text.lower()), expected, np.bool_)
 
 
-def dates(block: Block, column: str, first_year: int) -> np.ndarray:
-    """`parse` of YYYY-MM-DD or DD/MM/YYYY. [rows] int32, days since 1970-01-01."""
-
-    def convert(text: str) -> int | None:
-        if match := _DATE.fullmatch(text):
-            year, month, day = match.groups()
-        elif match := _DAY_FIRST.fullmatch(text):
-            day, month, year = match.groups()
-        else:
-            return None
-        try:
-            date = datetime.date(int(year), int(month), int(day))
-        except ValueError:
-            return None
-        return date.toordinal() - _EPOCH if date.year >= first_year else None
-
-    expected = f"a date YYYY-MM-DD or DD/MM/YYYY from {first_year} on"
-    return parse(block, column, convert, expected, np.int32)
-
-
 def context(block: Block, column: str) -> pa.Array:
     """A column to keep as it is: text, whole numbers (as int64), booleans or dates.
 
@@ -221,121 +182,13 @@ def context(block: Block, column: str) -> pa.Array:
     array = block.table[column].combine_chunks()
     kind = array.type
     if pa.types.is_integer(kind):
-        return pa.array(_cast(block, column, array, pa.int64(), "a 64-bit integer"))
+        return pa.array(cast(block, column, array, pa.int64(), "a 64-bit integer"))
     if not (pa.types.is_boolean(kind) or pa.types.is_date32(kind)):
         return encode(block, column)
     if array.null_count:
         block.refuse(np.flatnonzero(array.is_null()), column, "a value")
         array = array.fill_null(pa.scalar(0, pa.int32()).cast(kind))
     return array
-
-
-def time_form(block: Block, column: str) -> str:
-    """How the times of a block are written: a key of the forms that `times` reads.
-
-    Rows of text are refused until one is written in such a form; '' if none is.
-
-    Raises:
-      DataError: the column is of a type that holds no times.
-    """
-    values = block.table[column]
-    kind = _value_type(values.type)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return "an integer"
-    if pa.types.is_timestamp(kind):
-        return f"a date and time {'with' if kind.tz else 'without'} a zone"
-    if pa.types.is_date(kind):
-        return "a date and time without a zone"
-    if not _is_text(kind):
-        raise _wrong_type(block, column, "an integer or a date and time")
-    for row in range(len(values)):
-        text = values[row].as_py()
-        for form, (pattern, _) in _TIME_FORMS.items():
-            if text is not None and re.match(pattern, text):
-                return form
-        if text is not None and _spelled_out(text):
-            return "an integer"
-        block.refuse([row], column, "an integer or a date and time (ISO 8601)")
-    return ""
-
-
-def times(block: Block, column: str, form: str) -> np.ndarray:
-    """A column to order by, exactly: no value passes through a float.
-
-    Refused are values of another form, those with a fraction, and those that do not fit into 64
-    bits.
-
-    Args:
-      block: the rows.
-      column: whole numbers, or dates and times as text or Arrow types.
-      form: as returned by `time_form`; one for all blocks, so that they can be compared.
-
-    Returns:
-      [rows] int64: the numbers as they are, dates and times as nanoseconds since 1970 (UTC); 0 in
-      rows that are refused.
-
-    Raises:
-      DataError: the column is of a type of another form.
-    """
-    array = block.table[column].combine_chunks()
-    if not form:
-        return np.zeros(len(array), np.int64)
-    pattern, target = _TIME_FORMS[form]
-    expected: str | Callable[[int], str] = f"{form} like the first one"
-    if form == "an integer":
-        expected = functools.partial(_why_no_integer, block.table[column])
-    if not _is_text(_value_type(array.type)):
-        if time_form(block, column) != form:
-            raise _wrong_type(block, column, expected if isinstance(expected, str) else form)
-        return _cast(block, column, array, target, expected)
-    if pa.types.is_dictionary(array.type):
-        texts = array.dictionary
-        if (pc.max(pc.binary_length(texts)).as_py() or 0) > _LONGEST_TIME:
-            # Decoded, one long text might not fit into memory.
-            short = [text if len(text) <= _LONGEST_TIME else "" for text in texts.to_pylist()]
-            texts = pa.array(short, texts.type)
-        array = pa.DictionaryArray.from_arrays(array.indices, texts).dictionary_decode()
-    good = pc.match_substring_regex(array, pattern).fill_null(False)
-    bad = np.flatnonzero(~np.asarray(good))
-    if bad.size and form == "an integer":
-        found = {row: _spelled_out(array[row].as_py() or "") for row in bad.tolist()}
-        mask = np.zeros(len(array), bool)
-        mask[[row for row, text in found.items() if text]] = True
-        texts = pa.array(filter(None, found.values()), array.type)
-        array = pc.replace_with_mask(array, pa.array(mask), texts)
-        good, bad = pc.or_(good, pa.array(mask)), bad[~mask[bad]]
-    if bad.size:
-        block.refuse(bad, column, expected)
-        array = pc.if_else(good, array, None)
-    if form == "an integer":
-        array = pc.replace_substring_regex(array, r"\.0+$", "")
-    return _cast(block, column, array, target, expected)
-
-
-def _spelled_out(text: str) -> str:
-    """1.23e9 as 1230000000, exactly; '' if that is no whole number, or one beyond 64 bits."""
-    if len(text) > _LONGEST_TIME or not _EXPONENT.fullmatch(text):
-        return ""
-    number = decimal.Decimal(text)
-    if number.adjusted() > 18 or number != number.to_integral_value():
-        return ""
-    return str(int(number))
-
-
-def _why_no_integer(column: pa.ChunkedArray, row: int) -> str:
-    """What a time or position should be that is no whole number, or not one of 64 bits."""
-    value = column[row].as_py()
-    text = str(value)
-    if len(text) > _LONGEST_TIME or not _NUMBER.fullmatch(text):
-        return "an integer"
-    number = decimal.Decimal(text)
-    if number.adjusted() > 18 or abs(number) >= 1 << 63:
-        return "within 64 bits: it is too large"
-    if number != number.to_integral_value():
-        return "an integer: whole numbers are needed, so round the column"
-    if isinstance(value, float):
-        return "within what a float holds exactly: it is too large"
-    return "an integer"
 
 
 def encode(block: Block, column: str) -> pa.DictionaryArray:
@@ -347,9 +200,9 @@ def encode(block: Block, column: str) -> pa.DictionaryArray:
       DataError: the column is of a type that is not exact as text.
     """
     array = block.table[column].combine_chunks()
-    kind = _value_type(array.type)
-    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-        raise _wrong_type(block, column, "text, whole numbers or flags")
+    kind = value_type(array.type)
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        raise wrong_type(block, column, "text, whole numbers or flags")
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
     texts = array.dictionary.cast(pa.string())
@@ -366,7 +219,7 @@ def encode(block: Block, column: str) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(indices, texts)
 
 
-def _cast(
+def cast(
     block: Block,
     column: str,
     array: pa.Array,
@@ -407,14 +260,18 @@ def _rows_with(encoded: pa.DictionaryArray, codes: np.ndarray | list[int]) -> np
     return np.flatnonzero(np.isin(encoded.indices.to_numpy(), codes))
 
 
-def _wrong_type(block: Block, column: str, expected: str) -> DataError:
-    kind = _value_type(block.table[column].type)
+def wrong_type(block: Block, column: str, expected: str) -> DataError:
+    """The error to raise for a column of a type that cannot hold what is expected."""
+    kind = value_type(block.table[column].type)
     return DataError(f"{block.file}, column {column}, holds {kind}, not {expected}.")
 
 
-def _value_type(kind: pa.DataType) -> pa.DataType:
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """What a column holds, dictionary-encoded or not."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds text, dictionary-encoded or not."""
+    kind = value_type(kind)
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -4,25 +4,26 @@ import dataclasses
 import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skipjax.data import fields, rows
+from skipjax.data import fields, rows, times
 from skipjax.data.blocks import (
     BLOCK_BYTES,
     REPEATED_TEXT,
     TEXT,
     Block,
-    ahead,
     check_columns,
+    in_turn,
     noting,
 )
+from skipjax.data.hashes import Seen, hash_ids
 from skipjax.data.inputs import Progress, shown
 from skipjax.data.sessions import NUM_LEVELS
-from skipjax.data.spool import hash_ids
 from skipjax.errors import ConfigError, DataError
 
 _ROWS = 1 << 17  # of a table that are worked on at a time
@@ -173,8 +174,8 @@ def from_table(
     if not table.num_rows:
         raise DataError("sessions has no rows.")
     table = pa.table({name: _without_views(table[name]) for name in wanted})
-    block = noting(Block(table, "sessions", 0), on_bad_session)
-    parsed = _parsed(block, columns, _order_form(block, columns), skip_levels)
+    block = noting(Block(table, "sessions", 0), on_bad_session == "drop")
+    parsed = _parsed(block, columns, times.form_of(block, columns.time_column), skip_levels)
     parsed, lost = _told_apart(parsed)
     codes = parsed["session"].combine_chunks().indices.to_numpy()
     _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
@@ -218,7 +219,7 @@ def read(
       ConfigError: an unknown ending.
       DataError: the file, a row or a value cannot be used.
     """
-    past = _Hashes()
+    past = Seen()
     blocks = _blocks(path, columns, skip_levels, on_bad_session, progress, block_bytes)
     for table, lost in _whole_sessions(blocks):
         codes = table["session"].combine_chunks().indices.to_numpy()
@@ -232,20 +233,16 @@ def read(
 
 def _blocks(path, columns, skip_levels, on_bad_session, progress, block_bytes):
     """Parsed rows, and faults of rows whose session cannot be told."""
-    total = os.path.getsize(path) if os.path.exists(path) else 0
     form = ""
-    for block, done in ahead(rows.read(path, columns.csv_types, block_bytes=block_bytes)):
-        block = noting(block, on_bad_session)
-        form = form or _order_form(block, columns)
+    for block in in_turn(
+        [Path(path)],
+        lambda path: rows.read(path, columns.csv_types, block_bytes=block_bytes),
+        note_faults=on_bad_session == "drop",
+        progress=progress,
+        what="recommending",
+    ):
+        form = form or times.form_of(block, columns.time_column)
         yield _told_apart(_parsed(block, columns, form, skip_levels))
-        if progress:
-            progress(done, total, "recommending")
-
-
-def _order_form(block: Block, columns: Columns) -> str:
-    if not columns.time_column:
-        return "an integer"
-    return fields.time_form(block, columns.time_column)
 
 
 def _parsed(block: Block, columns: Columns, form: str, skip_levels: Sequence[int]) -> pa.Table:
@@ -256,7 +253,7 @@ def _parsed(block: Block, columns: Columns, form: str, skip_levels: Sequence[int
         "track": fields.ids(block, columns.track_column),
     }
     if columns.order_column:
-        found["order"] = fields.times(block, columns.order_column, form)
+        found["order"] = times.parse(block, columns.order_column, form)
     if columns.level_column:
         levels = fields.integers(block, columns.level_column, 0, NUM_LEVELS - 1, "a skip level")
         found["skipped"] = np.isin(levels, list(skip_levels))
@@ -354,7 +351,7 @@ def _check_new(
     table: pa.Table,
     codes: np.ndarray,
     starts: np.ndarray,
-    past: "_Hashes",
+    past: Seen,
 ) -> None:
     """Raises a DataError if a run of rows, of which [r] codes are given, goes on with a session."""
     names = table["session"].combine_chunks().dictionary.take(pa.array(codes))
@@ -369,25 +366,6 @@ def _check_new(
             f"{path} row {row}: session {shown(repr(names[int(back[0])].as_py()), 60)} comes back "
             "after others; sort the rows by session, so that each is in one piece."
         )
-
-
-class _Hashes:
-    """A growing set of 64-bit hashes, in 8 bytes each."""
-
-    def __init__(self):
-        self._sorted: list[np.ndarray] = []  # each less than half as long as the one before it
-
-    def add(self, hashes: np.ndarray) -> np.ndarray:
-        """[n] bool, which were there before; now all are."""
-        known = np.zeros(len(hashes), bool)
-        for some in self._sorted:
-            place = np.minimum(np.searchsorted(some, hashes), len(some) - 1)
-            known |= some[place] == hashes
-        new = np.sort(hashes)
-        while self._sorted and len(self._sorted[-1]) <= 2 * len(new):
-            new = np.sort(np.concatenate([self._sorted.pop(), new]), kind="stable")
-        self._sorted += [new] * bool(len(new))
-        return known
 
 
 def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -6,15 +6,18 @@ user_id:token   item_id:token   rating:float    timestamp:float
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from skipjax.data import table
-from skipjax.data.blocks import BLOCK_BYTES, Block, check_columns, read_csv
-from skipjax.data.inputs import Progress, Sources, find, open_stream, position, reading, shown
+from skipjax.data.blocks import Block, check_columns
+from skipjax.data.csv_lines import read_csv
+from skipjax.data.inputs import Sources, find, open_stream, position, reading, shown
 from skipjax.data.sessions import Sessions
 from skipjax.errors import DataError
 
+GAP_MINUTES = table.GAP_MINUTES
 _SUFFIXES = (".inter", ".inter.gz")
 _LONGEST_HEADER = 1 << 20
 _NUMBER = ("float", "token")
@@ -40,13 +43,7 @@ def prepare(
     *,
     time_unit: str = "",
     context_columns: tuple[str, ...] = (),
-    num_sessions: int = 0,
-    min_length: int = 4,
-    max_length: int = 20,
-    gap_minutes: float = 0,
-    on_bad_session: str = "error",
-    progress: Progress | None = None,
-    block_bytes: int = BLOCK_BYTES,
+    **settings: Any,
 ) -> Sessions:
     """Prepares `.inter` files as a folder of sessions, and opens it.
 
@@ -57,37 +54,16 @@ def prepare(
       out: the new folder.
       time_unit: of the times: "s", "ms", "us" or "ns"; '' if that is not known.
       context_columns: fields, without their types, to keep beside the events.
-      num_sessions: keep so many sessions, those of sequences drawn uniformly; 0 keeps all.
-      min_length: leave out shorter sessions and remainders.
-      max_length: cut longer sequences into sessions of this length.
-      gap_minutes: before that, cut them where two events are further apart; 0 does not.
-      on_bad_session: "error", or "drop" to leave out sessions with a value that cannot be used;
-        they are counted and listed.
-      progress: called with bytes done, bytes in all, and what is being done.
-      block_bytes: how much to read at a time; changes nothing in the result.
+      **settings: see `table.prepare`.
 
     Raises:
       ConfigError: a gap is asked for without a unit.
-      DataError: a file, field or value that cannot be used (with "drop", only what concerns a
-        whole file); nothing is left behind.
+      DataError: a file, field or value that cannot be used; nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
     paths = files(sources)
     found = columns(paths[0], time_unit, context_columns)
-    return table.prepare(
-        paths,
-        out,
-        found,
-        num_sessions=num_sessions,
-        min_length=min_length,
-        max_length=max_length,
-        gap_minutes=gap_minutes,
-        on_bad_session=on_bad_session,
-        source="inter",
-        read_rows=_rows,
-        progress=progress,
-        block_bytes=block_bytes,
-    )
+    return table.prepare(paths, out, found, source="inter", read_rows=_rows, **settings)
 
 
 def files(sources: Sources) -> list[Path]:

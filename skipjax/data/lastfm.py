@@ -9,18 +9,20 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skipjax.data import fields, layout
-from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, ahead, noting, read_csv
+from skipjax.data import fields, layout, times
+from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block
 from skipjax.data.columns import context_name
+from skipjax.data.csv_lines import read_csv
 from skipjax.data.grouping import Groups, Refined
-from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members, position
+from skipjax.data.inputs import TAR_SUFFIXES, Sources, find, members, position
 from skipjax.data.sessions import Sessions
-from skipjax.data.writer import SessionsWriter
+from skipjax.data.writer import SessionsWriter, Settings
 
 GAP_MINUTES = 30.0
 COLUMNS = ("userid", "timestamp", "artid", "artname", "traid", "traname")
@@ -33,7 +35,6 @@ _TYPES = {
 }
 _SUFFIXES = (".tsv", ".tsv.gz")
 _LEAVE_OUT = ("userid-profile",)  # who the users are, which lies beside the log
-_FORM = "a date and time with a zone"
 _PER_SECOND = layout.UNITS_PER_SECOND["ns"]
 _LONGEST_GAP = 86_400  # seconds
 
@@ -42,13 +43,9 @@ def prepare(
     sources: Sources,
     out: str | os.PathLike,
     *,
-    num_sessions: int = 0,
-    min_length: int = 4,
-    max_length: int = 20,
     gap_minutes: float = GAP_MINUTES,
-    on_bad_session: str = "error",
-    progress: Progress | None = None,
     block_bytes: int = BLOCK_BYTES,
+    **settings: Unpack[Settings],
 ) -> Sessions:
     """Prepares a log in the form of Last.fm-1K as a folder of sessions, and opens it.
 
@@ -59,18 +56,12 @@ def prepare(
     Args:
       sources: a path or several: TSV files, gzipped or not; tars of them; folders; glob patterns.
       out: the new folder.
-      num_sessions: keep so many sessions, those of users drawn uniformly; 0 keeps all.
-      min_length: leave out shorter sessions and remainders.
-      max_length: cut longer sessions.
       gap_minutes: begin a new session after such a pause; 0 never does.
-      on_bad_session: "error", or "drop" to leave out users with a value that cannot be used; they
-        are counted and listed.
-      progress: called with bytes done, bytes in all, and what is being done.
       block_bytes: how much to read at a time; changes nothing in the result.
+      **settings: which sessions to keep, and more: see `SessionsWriter`.
 
     Raises:
-      DataError: a file, row or value that cannot be used (with "drop", only what concerns a whole
-        file); nothing is left behind.
+      DataError: a file, row or value that cannot be used; nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
     with SessionsWriter(
@@ -81,20 +72,15 @@ def prepare(
         gap_minutes=gap_minutes,
         newest_first=True,
         refine=with_next_gaps,
-        min_length=min_length,
-        max_length=max_length,
-        num_sessions=num_sessions,
-        on_bad_session=on_bad_session,
         whole="listener's log",
-        progress=progress,
+        **settings,
     ) as writer:
         writer.info["inferred"] = True
         untitled = 0
-        for block in read(
-            sources, on_bad_session=on_bad_session, progress=progress, block_bytes=block_bytes
-        ):
-            untitled += int(pc.sum(pc.invert(block.table["kept"])).as_py() or 0)
-            writer.add(block)
+        for block in writer.blocks(files(sources), lambda path: _rows(path, block_bytes)):
+            parsed = _parsed(block)
+            untitled += int(pc.sum(pc.invert(parsed.table["kept"])).as_py() or 0)
+            writer.add(parsed)
         writer.leave_out("plays without a track", untitled)
     return Sessions.open(out)
 
@@ -104,38 +90,20 @@ def files(sources: Sources) -> list[Path]:
     return find(sources, (*_SUFFIXES, *TAR_SUFFIXES), leave_out=_LEAVE_OUT)
 
 
-def read(
-    sources: Sources,
-    *,
-    on_bad_session: str = "error",
-    progress: Progress | None = None,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[Block]:
-    """Yields the rows of files, checked, as `SessionsWriter.add` takes them."""
-    paths = files(sources)
-    total = sum(path.stat().st_size for path in paths)
-    for block, done in ahead(_blocks(paths, block_bytes)):
-        yield _parsed(noting(block, on_bad_session))
-        if progress:
-            progress(done, total, "reading")
-
-
-def _blocks(paths: list[Path], block_bytes: int) -> Iterator[tuple[Block, int]]:
-    before = 0
-    for path in paths:
-        for name, stream, raw in members(path, _SUFFIXES, leave_out=_LEAVE_OUT):
-            for block in read_csv(
-                stream, name, _TYPES, delimiter="\t", header=COLUMNS, block_bytes=block_bytes
-            ):
-                yield block, before + position(raw)
-        before += path.stat().st_size
+def _rows(path: Path, block_bytes: int) -> Iterator[tuple[Block, int]]:
+    """Blocks of text, each with how many bytes of the file have been read."""
+    for name, stream, raw in members(path, _SUFFIXES, leave_out=_LEAVE_OUT):
+        for block in read_csv(
+            stream, name, _TYPES, delimiter="\t", header=COLUMNS, block_bytes=block_bytes
+        ):
+            yield block, position(raw)
 
 
 def _parsed(block: Block) -> Block:
     tracks, kept = _tracks(block.table)
     index = block.table.schema.get_field_index("traid")
     block = dataclasses.replace(block, table=block.table.set_column(index, "traid", tracks))
-    order = fields.times(block, "timestamp", _FORM)
+    order = times.parse(block, "timestamp", times.WITH_ZONE)
     rows = block.table.num_rows
     table = {
         "session_id": fields.ids(block, "userid"),

@@ -8,16 +8,17 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data import features, fields
-from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, Block, ahead, noting, read_csv
-from skipjax.data.inputs import TAR_SUFFIXES, Progress, Sources, find, members, position
+from skipjax.data import features, fields, times
+from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, Block
+from skipjax.data.csv_lines import read_csv
+from skipjax.data.inputs import TAR_SUFFIXES, Sources, find, members, position
 from skipjax.data.sessions import Sessions
-from skipjax.data.writer import SessionsWriter
+from skipjax.data.writer import SessionsWriter, Settings
 from skipjax.errors import DataError
 from skipjax.files import read_manifest
 
@@ -53,15 +54,11 @@ def prepare(
     sources: Sources,
     out: str | os.PathLike,
     *,
-    num_sessions: int = 0,
-    min_length: int = 4,
-    max_length: int = 20,
-    on_bad_session: str = "error",
     track_features: Sources | None = None,
     source: str = "mssd",
     options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
     block_bytes: int = BLOCK_BYTES,
+    **settings: Unpack[Settings],
 ) -> Sessions:
     """Prepares log files as a folder of sessions, and opens it.
 
@@ -72,43 +69,27 @@ def prepare(
       sources: a path or several: CSV files, gzipped or not; tars of them, gzipped or not; folders
         of either; glob patterns. All are read in the order of their names.
       out: the new folder.
-      num_sessions: keep a uniform sample of so many sessions; 0 keeps all.
-      min_length: leave out shorter sessions.
-      max_length: cut longer ones.
-      on_bad_session: "error", or "drop" to leave out sessions that have a value that is not as
-        published, or not all their positions once; they are counted and listed.
       track_features: files `tf_*.csv`, gzipped or not, tars or folders of them: what they know of
         the tracks is laid beside them, see `Sessions.features`.
       source: what to call these logs in the sessions' `info`.
       options: kept there too; JSON-able.
-      progress: called with bytes done, bytes in all, and what is being done.
       block_bytes: how much to read at a time; changes nothing in the result.
+      **settings: which sessions to keep, and more: see `SessionsWriter`.
 
     Raises:
-      DataError: a file, row or value that is not as published (with "drop", only what concerns
-        a whole file); nothing is left behind.
+      DataError: a file, row or value that is not as published; nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
     if track_features is not None:
         features.files(track_features)  # whatever is wrong there is said before the logs are read
     with SessionsWriter(
-        out,
-        source=source,
-        options=options,
-        min_length=min_length,
-        max_length=max_length,
-        num_sessions=num_sessions,
-        on_bad_session=on_bad_session,
-        track_features=track_features,
-        progress=progress,
+        out, source=source, options=options, track_features=track_features, **settings
     ) as writer:
-        if any(map(_is_synthetic, {path.parent for path in files(sources)})):
+        paths = files(sources)
+        if any(map(_is_synthetic, {path.parent for path in paths})):
             writer.info["synthetic"] = True
-        blocks = read(
-            sources, on_bad_session=on_bad_session, progress=progress, block_bytes=block_bytes
-        )
-        for block in blocks:
-            writer.add(block)
+        for block in writer.blocks(paths, lambda path: _rows(path, block_bytes)):
+            writer.add(_parsed(block))
     return Sessions.open(out)
 
 
@@ -125,30 +106,11 @@ def files(sources: Sources) -> list[Path]:
     return find(sources, (*_SUFFIXES, *TAR_SUFFIXES), leave_out=_LEAVE_OUT)
 
 
-def read(
-    sources: Sources,
-    *,
-    on_bad_session: str = "error",
-    progress: Progress | None = None,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[Block]:
-    """Yields the rows of log files, checked, as `SessionsWriter.add` takes them."""
-    paths = files(sources)
-    total = sum(path.stat().st_size for path in paths)
-    for block, done in ahead(_blocks(paths, block_bytes)):
-        yield _parsed(noting(block, on_bad_session))
-        if progress:
-            progress(done, total, "reading")
-
-
-def _blocks(paths: list[Path], block_bytes: int) -> Iterator[tuple[Block, int]]:
-    """Blocks of text, each with how many bytes of the files have been read."""
-    before = 0
-    for path in paths:
-        for name, stream, raw in members(path, _SUFFIXES, leave_out=_LEAVE_OUT):
-            for block in read_csv(stream, name, _TYPES, block_bytes=block_bytes):
-                yield block, before + position(raw)
-        before += path.stat().st_size
+def _rows(path: Path, block_bytes: int) -> Iterator[tuple[Block, int]]:
+    """Blocks of text, each with how many bytes of the file have been read."""
+    for name, stream, raw in members(path, _SUFFIXES, leave_out=_LEAVE_OUT):
+        for block in read_csv(stream, name, _TYPES, block_bytes=block_bytes):
+            yield block, position(raw)
 
 
 def _parsed(block: Block) -> Block:
@@ -169,7 +131,7 @@ def _parsed(block: Block) -> Block:
         "premium": fields.flags(block, "premium"),
         "hour_of_day": fields.integers(block, "hour_of_day", 0, 23, "an hour").astype(np.int8),
         "shuffle": fields.flags(block, _SHUFFLE),
-        "date": pa.array(fields.dates(block, "date", _FIRST_YEAR), pa.date32()),
+        "date": pa.array(times.dates(block, "date", _FIRST_YEAR), pa.date32()),
     }
     return dataclasses.replace(block, table=pa.table(table))
 

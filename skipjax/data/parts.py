@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data.spool import hash_ids
+from skipjax.data.hashes import hash_ids
 from skipjax.errors import DataError
 from skipjax.ids import FIRST_TRACK_ID, HELD_OUT, LEAVE_ONE_OUT, check_ids
 

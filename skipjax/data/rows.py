@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skipjax.data.blocks import BLOCK_BYTES, Block, check_columns, read_csv
+from skipjax.data.blocks import BLOCK_BYTES, Block, check_columns
+from skipjax.data.csv_lines import read_csv
 from skipjax.data.inputs import open_stream, position, reading
 from skipjax.data.json_lines import read_json_lines
 from skipjax.errors import ConfigError, DataError

@@ -16,8 +16,14 @@ from skipjax.data.inputs import Progress
 from skipjax.data.sessions import Sessions
 from skipjax.errors import BadSessionError, ConfigError, DataError, OutputError
 
-# How each is read whose options are no more than these; `table` has columns, `demo` is made first.
-_READERS = {"yambda": yambda, "lastfm": lastfm, "spotify": spotify}
+READERS = {
+    "mssd": mssd,
+    "yambda": yambda,
+    "lastfm": lastfm,
+    "spotify": spotify,
+    "inter": inter,
+    "table": table,
+}
 NAMES = CHOICES["data.source"]
 _WITHOUT_GAPS = ("demo", "mssd", "prepared")  # their sessions are what they are
 
@@ -88,47 +94,26 @@ def _loaded(data: Any, progress: Progress | None) -> Sessions:
 
         def prepare(folder: Path) -> Sessions:
             return _prepare_demo(data, folder, options, progress)
-    elif data.source == "mssd":
-        paths = _paths(data.path)
-        key = {"files": _identities(mssd.files(paths))}
-
-        def prepare(folder: Path) -> Sessions:
-            return mssd.prepare(paths, folder, **options, progress=progress)
-    elif data.source in _READERS:
-        paths, reader = _paths(data.path), _READERS[data.source]
-        options["gap_minutes"] = _gap(data, reader.GAP_MINUTES)
-        key = {"files": _identities(reader.files(paths))}
-
-        def prepare(folder: Path) -> Sessions:
-            return reader.prepare(paths, folder, **options, progress=progress)
-    elif data.source == "inter":
-        paths = _paths(data.path)
-        options["gap_minutes"] = _gap(data, 0)
-        facts = {
-            "time_unit": data.table.time_unit,
-            "context_columns": tuple(data.table.context_columns),
-        }
-        key = {"files": _identities(inter.files(paths)), **facts}
-
-        def prepare(folder: Path) -> Sessions:
-            return inter.prepare(paths, folder, **facts, **options, progress=progress)
     else:
-        paths = _paths(data.path)
-        options["gap_minutes"] = _gap(data, 0)
-        columns = table_columns(data.table)
-        key = {"files": _identities(table.files(paths)), "columns": dataclasses.asdict(columns)}
+        paths, reader = _paths(data.path), READERS[data.source]
+        if data.source not in _WITHOUT_GAPS:
+            gap = reader.GAP_MINUTES if data.gap_minutes == -1 else data.gap_minutes
+            options["gap_minutes"] = float(gap)
+        own: dict[str, Any] = {}
+        if data.source == "inter":
+            own["time_unit"] = data.table.time_unit
+            own["context_columns"] = tuple(data.table.context_columns)
+        elif data.source == "table":
+            own["columns"] = table_columns(data.table)
+        key = {"files": _identities(reader.files(paths))} | own
 
         def prepare(folder: Path) -> Sessions:
-            return table.prepare(paths, folder, columns, **options, progress=progress)
+            return reader.prepare(paths, folder, **own, **options, progress=progress)
 
     key |= options | {"format": layout.FORMAT_VERSION}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    text = json.dumps(key, sort_keys=True, default=dataclasses.asdict)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return _cached(Path(data.cache_dir).expanduser() / f"{data.source}-{digest}", prepare)
-
-
-def _gap(data: Any, default: float) -> float:
-    """Minutes; 0 for none."""
-    return float(default if data.gap_minutes == -1 else data.gap_minutes)
 
 
 def table_columns(config: Any) -> table.Columns:

@@ -5,7 +5,6 @@ are in one file, whatever order they came in. A file that is still too large for
 again by the next bits.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,45 +12,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from skipjax.data.hashes import HASH_BITS
 from skipjax.errors import DataError
 
 _BITS = 7
-_HASH_BITS = 64
 PARTITION_ROWS = 500_000  # about 100 MB while being sorted
 _MOST_ROWS = 10_000_000  # of a session: it has to fit into memory whatever is split
 PENDING_ROWS = 1 << 18  # as many are gathered before they are written, for files to get enough
-PENDING_HASHES = 4096  # at least so many are gathered before they are sorted
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4" if pa.Codec.is_available("lz4_frame") else None)
-
-
-def hash_ids(ids: pa.Array) -> np.ndarray:
-    """[n] uint64, a function of each id alone, the same in every process and on every machine."""
-    blake2b = hashlib.blake2b
-    digests = [blake2b(name, digest_size=8).digest() for name in ids.cast(pa.binary()).to_pylist()]
-    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
-
-
-class Smallest:
-    """The bound below which lie the `count` smallest of all different hashes seen so far."""
-
-    def __init__(self, count: int):
-        self._count = count
-        self._kept = np.empty(0, np.uint64)
-        self._pending: list[np.ndarray] = []
-        self.bound = np.uint64(2**_HASH_BITS - 1)  # included
-
-    def add(self, hashes: np.ndarray) -> None:
-        self._pending.append(hashes[hashes <= self.bound])
-        if sum(map(len, self._pending)) > max(self._count, PENDING_HASHES):
-            self.settle()
-
-    def settle(self) -> None:
-        """Brings `bound` up to date."""
-        self._kept = np.unique(np.concatenate([self._kept, *self._pending]))[: self._count]
-        self._pending = []
-        if len(self._kept) == self._count:
-            self.bound = self._kept[-1]
 
 
 class Spool:
@@ -70,7 +39,7 @@ class Spool:
         self._folder = folder
         self._used_bits = used_bits + bits
         self._files = 1 << bits
-        self._shift = np.uint64(_HASH_BITS - self._used_bits)
+        self._shift = np.uint64(HASH_BITS - self._used_bits)
         self._writers: dict[int, pa.RecordBatchStreamWriter] = {}
         self._rows = [0] * self._files
         self._pending: list[pa.Table] = []
@@ -143,10 +112,10 @@ class Spool:
         for number in self._numbers():
             path = self._path(number)
             size = path.stat().st_size
-            if self._rows[number] > max_rows and self._used_bits < _HASH_BITS:
+            if self._rows[number] > max_rows and self._used_bits < HASH_BITS:
                 # So many that most of them have half the rows, or fewer.
                 bits = (2 * self._rows[number] // max_rows).bit_length()
-                bits = min(bits, _BITS, _HASH_BITS - self._used_bits)
+                bits = min(bits, _BITS, HASH_BITS - self._used_bits)
                 finer = Spool(self._folder / f"{number}.split", self._used_bits, bits)
                 with pa.OSFile(str(path)) as file:
                     for batch in pa.ipc.open_stream(file):

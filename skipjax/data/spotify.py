@@ -4,31 +4,29 @@ Of all that it tells, only what the store below names is read on: no address, ac
 device enters it.
 """
 
-import collections
 import dataclasses
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data import fields, grouping
-from skipjax.data.blocks import BLOCK_BYTES, TEXT, Block, ahead, check_columns, noting
+from skipjax.data import fields, grouping, times
+from skipjax.data.blocks import BLOCK_BYTES, TEXT, Block, check_columns
 from skipjax.data.grouping import Groups, Refined
-from skipjax.data.inputs import Progress, Sources, find, open_stream, position
+from skipjax.data.inputs import Sources, find, open_stream, position
 from skipjax.data.json_arrays import read_objects
 from skipjax.data.sessions import Sessions
-from skipjax.data.writer import SessionsWriter
+from skipjax.data.writer import SessionsWriter, Settings
 from skipjax.errors import BadSessionError, DataError
 
 GAP_MINUTES = 30.0
 NAMES = ("Streaming_History_Audio", "endsong")  # how the files begin, lately and until 2022
 _SUFFIXES = (".json", ".json.gz")
-_FORM = "a date and time with a zone"
 _LONGEST_PLAY = 2**31 - 1  # ms
 _VERY_BRIEFLY = 10_000  # ms: level 1 below, else 2
 _BRIEFLY = 30_000  # ms, where it is not logged whether a play was skipped
@@ -36,7 +34,6 @@ _BUTTONS = ("fwdbtn", "backbtn")
 _OTHERS = ("spotify_episode_uri", "audiobook_uri", "audiobook_chapter_uri")  # no music
 _READ = ("ts", "ms_played", "skipped", "reason_start", "reason_end", "shuffle", "offline")
 _TRACK = "spotify_track_uri"
-_SPOKEN = "podcasts and audiobooks"
 NEEDED = ("ts", "ms_played", _TRACK)
 _URI = "^spotify:track:[0-9A-Za-z]{22}$"
 _LOCAL = "spotify:local:"  # a listener's own files
@@ -47,13 +44,9 @@ def prepare(
     sources: Sources,
     out: str | os.PathLike,
     *,
-    num_sessions: int = 0,
-    min_length: int = 4,
-    max_length: int = 20,
     gap_minutes: float = GAP_MINUTES,
-    on_bad_session: str = "error",
-    progress: Progress | None = None,
     block_bytes: int = BLOCK_BYTES,
+    **settings: Unpack[Settings],
 ) -> Sessions:
     """Prepares an extended streaming history as a folder of sessions, and opens it.
 
@@ -66,49 +59,48 @@ def prepare(
     Args:
       sources: a folder, several (of several listeners), or files.
       out: the new folder.
-      num_sessions: keep so many sessions, those of listeners drawn uniformly; 0 keeps all.
-      min_length: leave out shorter sessions and remainders.
-      max_length: cut longer sessions.
       gap_minutes: begin a new session where `ts` is further from that of the play before; 0 never
         does.
-      on_bad_session: "error", or "drop" to leave out listeners with a value that cannot be used;
-        they are counted and listed.
-      progress: called with bytes done, bytes in all, and what is being done.
       block_bytes: how much to read at a time; changes nothing in the result.
+      **settings: which sessions to keep, and more: see `SessionsWriter`.
 
     Raises:
-      DataError: a file, object or value that cannot be used (with "drop", only what concerns a
-        whole file); nothing is left behind.
+      DataError: a file, object or value that cannot be used; nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
     paths = files(sources)
+    folders = sorted({path.resolve().parent for path in paths})
     with SessionsWriter(
         out,
         source="spotify",
         time_unit="ns",
         gap_minutes=gap_minutes,
         refine=without_duplicates,
-        min_length=min_length,
-        max_length=max_length,
-        num_sessions=num_sessions,
-        on_bad_session=on_bad_session,
         whole="listener's log",
-        progress=progress,
+        **settings,
     ) as writer:
-        entries, counted = 0, collections.Counter()
-        for block, left_out in read(
-            paths, on_bad_session=on_bad_session, progress=progress, block_bytes=block_bytes
-        ):
-            writer.add(block)
+        accounts: dict[Path, Any] = {}
+        entries = music = spoken = 0
+        for block in writer.blocks(paths, lambda path: _rows(path, folders, accounts, block_bytes)):
+            try:
+                parsed = _parsed(block)
+            except BadSessionError as error:
+                if len(folders) > 1:
+                    raise
+                # To leave out the only listener would leave nothing.
+                raise DataError(f"{error.args[0]}; correct or remove the entry.") from error
+            writer.add(parsed)
             entries += block.table.num_rows
-            counted.update(left_out)
-        for what, number in counted.items():
-            writer.leave_out(what, number)
-        if entries == counted.total():
-            spoken = " (all are podcasts or audiobooks)" if entries == counted[_SPOKEN] else ""
+            music += int(np.sum(block.table["kept"]))
+            spoken += int(np.sum(block.table["spoken"]))
+        if not entries:
+            raise DataError(f"{named(paths)} has no objects.")
+        writer.leave_out("podcasts and audiobooks", spoken)
+        writer.leave_out("plays without a track", entries - music - spoken)
+        if not music:
+            what = " (all are podcasts or audiobooks)" if entries == spoken else ""
             raise DataError(
-                f"{named(paths)}: none of its {entries:,} entries is a track that was "
-                f"played{spoken}."
+                f"{named(paths)}: none of its {entries:,} entries is a track that was played{what}."
             )
     return Sessions.open(out)
 
@@ -118,52 +110,18 @@ def files(sources: Sources) -> list[Path]:
     return find(sources, _SUFFIXES, only=NAMES)
 
 
-def read(
-    sources: Sources,
-    *,
-    on_bad_session: str = "error",
-    progress: Progress | None = None,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[tuple[Block, dict[str, int]]]:
-    """Yields the rows of files, checked, as `SessionsWriter.add` takes them.
-
-    With each block comes how many of its rows are not music, or not known to be.
-    """
-    paths = files(sources)
-    total = sum(path.stat().st_size for path in paths)
-    alone = len({path.resolve().parent for path in paths}) == 1
-    for block, left_out, done in ahead(_blocks(paths, block_bytes)):
-        try:
-            parsed = _parsed(noting(block, on_bad_session))
-        except BadSessionError as error:
-            if not alone:
-                raise
-            # To leave out the only listener would leave nothing.
-            raise DataError(f"{error.args[0]}; correct or remove the entry.") from error
-        yield parsed, left_out
-        if progress:
-            progress(done, total, "reading")
-
-
-def _blocks(paths: list[Path], block_bytes: int) -> Iterator[tuple[Block, dict[str, int], int]]:
-    """Blocks of text and nulls, what of them is no music, and how many bytes have been read."""
-    folders = sorted({path.resolve().parent for path in paths})
-    accounts: dict[Path, Any] = {}
-    before, some = 0, False
-    for path in paths:
-        folder = path.resolve().parent
-        listener = f"listener-{folders.index(folder) + 1}"
-        with open_stream(path) as (stream, raw):
-            for objects, first in read_objects(stream, str(path), block_bytes=block_bytes):
-                if first == 1:
-                    check_columns(f"{path}, object 1,", list(objects[0]), NEEDED)
-                _check_account(accounts, folder, objects)
-                some = True
-                table, left_out = _table(objects, listener)
-                yield Block(table, str(path), first), left_out, before + position(raw)
-        before += path.stat().st_size
-    if not some:
-        raise DataError(f"{named(paths)} has no objects.")
+def _rows(
+    path: Path, folders: Sequence[Path], accounts: dict[Path, Any], block_bytes: int
+) -> Iterator[tuple[Block, int]]:
+    """Blocks of text and nulls, each with how many bytes of the file have been read."""
+    folder = path.resolve().parent
+    listener = f"listener-{folders.index(folder) + 1}"
+    with open_stream(path) as (stream, raw):
+        for objects, first in read_objects(stream, str(path), block_bytes=block_bytes):
+            if first == 1:
+                check_columns(f"{path}, object 1,", list(objects[0]), NEEDED)
+            _check_account(accounts, folder, objects)
+            yield Block(_table(objects, listener), str(path), first), position(raw)
 
 
 def named(paths: Sequence[Path]) -> str:
@@ -182,17 +140,12 @@ def _check_account(accounts: dict[Path, Any], folder: Path, objects: list[dict])
     accounts.update((folder, name) for name in names)
 
 
-def _table(objects: Sequence[dict[str, Any]], listener: str) -> tuple[pa.Table, dict[str, int]]:
+def _table(objects: Sequence[dict[str, Any]], listener: str) -> pa.Table:
     music = np.array([_is_music(value.get(_TRACK)) for value in objects])
-    spoken = sum(
-        any(value.get(name) is not None for name in _OTHERS)
+    spoken = [
+        not kept and any(value.get(name) is not None for name in _OTHERS)
         for value, kept in zip(objects, music, strict=True)
-        if not kept
-    )
-    left_out = {
-        _SPOKEN: spoken,
-        "plays without a track": int((~music).sum()) - spoken,
-    }
+    ]
     columns = {
         name: pa.array(
             [
@@ -204,7 +157,7 @@ def _table(objects: Sequence[dict[str, Any]], listener: str) -> tuple[pa.Table, 
         for name in (*_READ, _TRACK)
     }
     columns["listener"] = pa.array([listener] * len(objects), TEXT)
-    return pa.table(columns | {"kept": music}), left_out
+    return pa.table(columns | {"kept": music, "spoken": spoken})
 
 
 def _is_music(uri: Any) -> bool:
@@ -226,7 +179,7 @@ def _parsed(block: Block) -> Block:
         index = table.schema.get_field_index(name)
         table = table.set_column(index, name, table[name].fill_null(""))
     block = dataclasses.replace(block, table=table)
-    order = fields.times(block, "ts", _FORM)
+    order = times.parse(block, "ts", times.WITH_ZONE)
     played = fields.integers(block, "ms_played", 0, _LONGEST_PLAY)
     skipped = fields.parse(
         block,

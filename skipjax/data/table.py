@@ -4,22 +4,22 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pyarrow as pa
 
-from skipjax.data import fields, layout, rows
-from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block, ahead, noting
-from skipjax.data.inputs import Progress, Sources, find
+from skipjax.data import fields, layout, rows, times
+from skipjax.data.blocks import BLOCK_BYTES, REPEATED_TEXT, TEXT, Block
+from skipjax.data.inputs import Sources, find
 from skipjax.data.sessions import BRIEFLY_LEVEL, NUM_LEVELS, PLAYED_LEVEL, Sessions
-from skipjax.data.writer import SessionsWriter
+from skipjax.data.writer import SessionsWriter, Settings
 from skipjax.errors import ConfigError
 
-UNKNOWN = "?"  # unit of times
 # Of a file, the columns with these types, in blocks of so many bytes: see `rows.read`.
 ReadRows = Callable[[Path, Mapping[str, pa.DataType], int], Iterator[tuple[Block, int]]]
+GAP_MINUTES = 0.0
 _MOST_PERCENT = 2**15 - 1
-_FIRST_SECOND, _LAST_SECOND = -2_208_988_800, 9_214_646_400  # the years 1900 and 2262 begin
 _RATINGS = (-1e9, 1e9)  # the least and the greatest; as float32 they stay finite
 
 
@@ -124,15 +124,11 @@ def prepare(
     out: str | os.PathLike,
     columns: Columns,
     *,
-    num_sessions: int = 0,
-    min_length: int = 4,
-    max_length: int = 20,
-    gap_minutes: float = 0,
-    on_bad_session: str = "error",
+    gap_minutes: float = GAP_MINUTES,
     source: str = "table",
     read_rows: ReadRows = rows.read_any,
-    progress: Progress | None = None,
     block_bytes: int = BLOCK_BYTES,
+    **settings: Unpack[Settings],
 ) -> Sessions:
     """Prepares a log as a folder of sessions, and opens it.
 
@@ -141,21 +137,15 @@ def prepare(
         or else CSV; folders; glob patterns.
       out: the new folder.
       columns: which column is what.
-      num_sessions: keep a uniform sample of so many sessions; 0 keeps all.
-      min_length: leave out shorter sessions and remainders.
-      max_length: cut longer sequences into sessions of this length, named `id#1`, `id#2`, ...
-      gap_minutes: before that, cut them where two events are further apart; 0 does not.
-      on_bad_session: "error", or "drop" to leave out sessions with a value that cannot be used;
-        they are counted and listed.
+      gap_minutes: cut sequences where two events are further apart; 0 does not.
       source: what to call this log in the sessions' `info`.
       read_rows: how to read a file; as `rows.read_any`.
-      progress: called with bytes done, bytes in all, and what is being done.
       block_bytes: how much to read at a time; changes nothing in the result.
+      **settings: which sessions to keep, and more: see `SessionsWriter`.
 
     Raises:
       ConfigError: a gap is asked for, and it is not known what unit times are in.
-      DataError: a file, row or value that cannot be used (with "drop", only what concerns a whole
-        file); nothing is left behind.
+      DataError: a file, row or value that cannot be used; nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
     if gap_minutes and columns.position_column:
@@ -169,84 +159,30 @@ def prepare(
         options=dataclasses.asdict(columns),
         feedback=columns.feedback,
         gap_minutes=gap_minutes,
-        min_length=min_length,
-        max_length=max_length,
-        num_sessions=num_sessions,
-        on_bad_session=on_bad_session,
         whole="sequence" if gap_minutes else "session",
-        progress=progress,
+        **settings,
     ) as writer:
-        blocks = read(
-            sources,
-            columns,
-            on_bad_session=on_bad_session,
-            read_rows=read_rows,
-            progress=progress,
-            block_bytes=block_bytes,
-        )
-        for block, unit in blocks:
-            if gap_minutes and unit == UNKNOWN:
-                raise ConfigError(
-                    f"gap_minutes is {gap_minutes:g}, but {columns.time_column!r} holds whole "
-                    "numbers, and it is not known of what; give time_unit: "
-                    f"{', '.join(layout.UNITS_PER_SECOND)}."
-                )
-            writer.time_unit = unit.removeprefix(UNKNOWN) or writer.time_unit
-            writer.add(block)
+        form = ""
+        for block in writer.blocks(
+            files(sources), lambda path: read_rows(path, columns.csv_types, block_bytes)
+        ):
+            form = form or times.form_of(block, columns.time_column)
+            parsed = _parsed(block, columns, form)
+            if columns.time_column and form:
+                writer.time_unit = columns.time_unit if form == times.INTEGER else "ns"
+                if gap_minutes and not writer.time_unit:
+                    raise ConfigError(
+                        f"gap_minutes is {gap_minutes:g}, but {columns.time_column!r} holds whole "
+                        "numbers, and it is not known of what; give time_unit: "
+                        f"{', '.join(layout.UNITS_PER_SECOND)}."
+                    )
+            writer.add(parsed)
     return Sessions.open(out)
 
 
 def files(sources: Sources) -> list[Path]:
     """The files that `prepare` would read."""
     return find(sources, rows.SUFFIXES)
-
-
-def read(
-    sources: Sources,
-    columns: Columns,
-    *,
-    on_bad_session: str = "error",
-    read_rows: ReadRows = rows.read_any,
-    progress: Progress | None = None,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[tuple[Block, str]]:
-    """Yields the rows of files, checked, as `SessionsWriter.add` takes them.
-
-    With each block comes the unit of its times: UNKNOWN for numbers without one, '' where there are
-    positions or nothing could be read.
-    """
-    paths = files(sources) if read_rows is rows.read_any else list(sources)
-    total = sum(path.stat().st_size for path in paths)
-    form = ""
-    for block, done in ahead(_blocks(paths, columns, read_rows, block_bytes)):
-        block = noting(block, on_bad_session)
-        form = form or _order_form(block, columns)
-        yield _parsed(block, columns, form), _unit(columns, form)
-        if progress:
-            progress(done, total, "reading")
-
-
-def _unit(columns: Columns, form: str) -> str:
-    if not columns.time_column or not form:
-        return ""
-    return "ns" if form != "an integer" else columns.time_unit or UNKNOWN
-
-
-def _blocks(
-    paths: list[Path], columns: Columns, read_rows: ReadRows, block_bytes: int
-) -> Iterator[tuple[Block, int]]:
-    """Blocks as stored, each with how many bytes of the files have been read."""
-    before = 0
-    for path in paths:
-        for block, done in read_rows(path, columns.csv_types, block_bytes):
-            yield block, before + done
-        before += path.stat().st_size
-
-
-def _order_form(block: Block, columns: Columns) -> str:
-    if columns.position_column:
-        return "an integer"
-    return fields.time_form(block, columns.time_column)
 
 
 def _parsed(block: Block, columns: Columns, form: str) -> Block:
@@ -259,11 +195,13 @@ def _parsed(block: Block, columns: Columns, form: str) -> Block:
     table = {
         "session_id": fields.ids(block, columns.session_column),
         "track_id": fields.ids(block, columns.track_column),
-        "order": _order(block, columns, form),
+        "order": times.parse(block, columns.order_column, form),
         "level": levels.astype(np.int8),
     }
     if columns.time_column:
         table["time"] = table["order"]
+        if form == times.INTEGER and columns.time_unit:
+            times.check_years(block, columns.time_column, table["time"], columns.time_unit)
     if columns.percent_column:
         percent = fields.numbers(
             block, columns.percent_column, 0, _MOST_PERCENT, "a percentage", missing=-1
@@ -274,14 +212,3 @@ def _parsed(block: Block, columns: Columns, form: str) -> Block:
         table["rating"] = rating.astype(np.float32)
     table |= {name: fields.context(block, name) for name in columns.context_columns}
     return dataclasses.replace(block, table=pa.table(table))
-
-
-def _order(block: Block, columns: Columns, form: str) -> np.ndarray:
-    """[rows] int64; times of a known unit must be those of somebody who listens."""
-    order, unit = fields.times(block, columns.order_column, form), _unit(columns, form)
-    if form == "an integer" and unit in layout.UNITS_PER_SECOND:
-        per_second = layout.UNITS_PER_SECOND[unit]
-        beyond = (order < _FIRST_SECOND * per_second) | (order >= _LAST_SECOND * per_second)
-        expected = f"a time in {unit} from 1900 to 2261 (is time_unit right?)"
-        block.refuse(np.flatnonzero(beyond), columns.order_column, expected)
-    return order

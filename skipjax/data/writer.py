@@ -4,25 +4,37 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from skipjax.data import features, grouping, layout
-from skipjax.data.blocks import Block, Origins
+from skipjax.data.blocks import Block, Origins, ReadBlocks, in_turn
 from skipjax.data.columns import EventColumns, encoded
 from skipjax.data.dropped import Dropped, described
 from skipjax.data.grouping import Groups, Refined
+from skipjax.data.hashes import Smallest, hash_ids
 from skipjax.data.inputs import Progress, Sources
-from skipjax.data.spool import PARTITION_ROWS, Smallest, Spool, hash_ids
+from skipjax.data.spool import PARTITION_ROWS, Spool
 from skipjax.errors import ConfigError, DataError, OutputError
 from skipjax.files import new_folder
 
 _GIVEN = ("session_id", "track_id", "order", "level", "length", "kept")  # all else is context
 _MOST_EVENTS = 2**31 - 1  # of a session: lengths are int32
 Refine = Callable[[Groups], Refined]
+
+
+class Settings(TypedDict, total=False):
+    """What every reader's `prepare` takes besides its own and gives to `SessionsWriter`."""
+
+    num_sessions: int
+    min_length: int
+    max_length: int
+    on_bad_session: str
+    progress: Progress | None
 
 
 class SessionsWriter:
@@ -66,9 +78,10 @@ class SessionsWriter:
           options: JSON-able; kept there too.
           min_length: shorter sessions, and shorter remainders of cut ones, are left out.
           max_length: longer sequences are cut into sessions of this length, named `id#1`, ...
-          num_sessions: how many to keep; 0 keeps all.
+          num_sessions: how many to keep, those of sequences drawn uniformly; 0 keeps all.
           on_bad_session: "error", or "drop" to leave out whole sessions that have a row with a
-            fault, or not all their positions once; they are listed in layout.DROPPED.
+            fault, or not all their positions once; they are listed in layout.DROPPED. What
+            concerns a whole file is an error all the same.
           feedback: which of layout.FEEDBACK the rows have; kept in `info`.
           time_unit: of `order`, a key of layout.UNITS_PER_SECOND; '' if it is no time, or one of
             unknown unit. May be set until the end, as `writer.time_unit`.
@@ -161,6 +174,10 @@ class SessionsWriter:
                 shutil.rmtree(self._temporary)
         except OSError as failure:
             raise self._not_written(failure) from failure
+
+    def blocks(self, paths: Sequence[Path], read: ReadBlocks) -> Iterator[Block]:
+        """`in_turn` of the files to add; faults of rows are noted where sessions may be dropped."""
+        return in_turn(paths, read, note_faults=self._dropping, progress=self._progress)
 
     def add(self, block: Block) -> None:
         """Takes rows in, in any order and from any number of files.

@@ -9,20 +9,21 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from skipjax.data import fields, grouping
-from skipjax.data.blocks import Block, ahead, check_columns, noting
+from skipjax.data import fields, grouping, times
+from skipjax.data.blocks import Block, check_columns
 from skipjax.data.columns import context_name
 from skipjax.data.grouping import Groups, Refined
-from skipjax.data.inputs import Progress, Sources, find, reading
+from skipjax.data.inputs import Sources, find, reading
 from skipjax.data.rows import read_parquet
 from skipjax.data.sessions import Sessions
-from skipjax.data.writer import SessionsWriter
+from skipjax.data.writer import SessionsWriter, Settings
 from skipjax.errors import DataError
 
 GAP_MINUTES = 30.0  # as its authors' benchmark has it
@@ -43,13 +44,9 @@ def prepare(
     sources: Sources,
     out: str | os.PathLike,
     *,
-    num_sessions: int = 0,
-    min_length: int = 4,
-    max_length: int = 20,
     gap_minutes: float = GAP_MINUTES,
-    on_bad_session: str = "error",
-    progress: Progress | None = None,
     block_rows: int = BLOCK_ROWS,
+    **settings: Unpack[Settings],
 ) -> Sessions:
     """Prepares Yambda's logs as a folder of sessions, and opens it.
 
@@ -62,18 +59,12 @@ def prepare(
       sources: Parquet files, flat or sequential; or a folder of them, of which `multi_event` is
         read, or else `listens`.
       out: the new folder.
-      num_sessions: keep so many sessions, those of listeners drawn uniformly; 0 keeps all.
-      min_length: leave out shorter sessions and remainders.
-      max_length: cut longer sessions.
       gap_minutes: begin a new session after such a pause; 0 never does.
-      on_bad_session: "error", or "drop" to leave out listeners with a value that cannot be used;
-        they are counted and listed.
-      progress: called with bytes done, bytes in all, and what is being done.
       block_rows: how much to read at a time; changes nothing in the result.
+      **settings: which sessions to keep, and more: see `SessionsWriter`.
 
     Raises:
-      DataError: a file, row or value that is not as published (with "drop", only what concerns
-        a whole file); nothing is left behind.
+      DataError: a file, row or value that is not as published; nothing is left behind.
       OutputError: `out` exists already or cannot be written.
     """
     paths = files(sources)
@@ -85,21 +76,16 @@ def prepare(
         time_unit="s",
         gap_minutes=gap_minutes,
         refine=(lambda groups: with_reactions(groups, writer.gap)) if reactions else None,
-        min_length=min_length,
-        max_length=max_length,
-        num_sessions=num_sessions,
-        on_bad_session=on_bad_session,
         whole="listener's log",
-        progress=progress,
+        **settings,
     ) as writer:
         rows, listens = 0, False
-        for block in read(
-            paths, on_bad_session=on_bad_session, progress=progress, block_rows=block_rows
-        ):
-            writer.add(block)
+        for block in writer.blocks(paths, lambda path: _rows(path, block_rows)):
+            parsed = _parsed(block)
+            writer.add(parsed)
             if not listens:
-                listens = not reactions or not block.table["reaction"].to_numpy().all()
-            rows += block.table.num_rows
+                listens = not reactions or not parsed.table["reaction"].to_numpy().all()
+            rows += parsed.table.num_rows
         if rows and not listens:
             raise DataError(f"{paths[0]} has no listens; give a file that has.")
     return Sessions.open(out)
@@ -144,8 +130,7 @@ def schema(path: Path) -> pa.Schema:
             )
         kind = kind.value_type if _is_list(kind) else kind
         if column == _EVENT:
-            text = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
+            if not fields.is_text(kind):
                 raise DataError(f"{name}, column {column}, holds {kind}, not text.")
         elif not pa.types.is_integer(kind):
             raise DataError(f"{name}, column {column}, holds {kind}, not whole numbers.")
@@ -156,33 +141,12 @@ def _has_reactions(path: Path) -> bool:
     return _EVENT in schema(path).names
 
 
-def read(
-    paths: list[Path],
-    *,
-    on_bad_session: str = "error",
-    progress: Progress | None = None,
-    block_rows: int = BLOCK_ROWS,
-) -> Iterator[Block]:
-    """Yields the rows of files, checked, as `SessionsWriter.add` takes them."""
-    total = sum(path.stat().st_size for path in paths)
-    for block, done in ahead(_blocks(paths, block_rows)):
-        yield _parsed(noting(block, on_bad_session))
-        if progress:
-            progress(done, total, "reading")
-
-
-def _blocks(paths: list[Path], block_rows: int) -> Iterator[tuple[Block, int]]:
-    """Blocks of flat rows, each with how many bytes of the files have been read."""
-    before = 0
-    for path in paths:
-        columns = schema(path)
-        if _is_list(columns.field("timestamp").type):
-            blocks = _flattened(path, columns.names, block_rows)
-        else:
-            blocks = read_parquet(path, columns.names, batch_rows=block_rows)
-        for block, done in blocks:
-            yield block, before + done
-        before += path.stat().st_size
+def _rows(path: Path, block_rows: int) -> Iterator[tuple[Block, int]]:
+    """Blocks of flat rows, each with how many bytes of the file have been read."""
+    columns = schema(path)
+    if _is_list(columns.field("timestamp").type):
+        return _flattened(path, columns.names, block_rows)
+    return read_parquet(path, columns.names, batch_rows=block_rows)
 
 
 def _flattened(path: Path, names: list[str], block_rows: int) -> Iterator[tuple[Block, int]]:
@@ -220,7 +184,7 @@ def _parsed(block: Block) -> Block:
         kinds = fields.parse(block, _EVENT, _KINDS.get, f"one of {', '.join(_KINDS)}", np.int8)
     listens = kinds == _LISTEN
     percent = fields.whole(block, "played_ratio_pct", 0, where=listens).clip(max=_MOST_PERCENT)
-    order = fields.times(block, "timestamp", "an integer")
+    order = times.parse(block, "timestamp", times.INTEGER)
     beyond = np.flatnonzero((order < 0) | (order > _LAST_SECOND))
     block.refuse(beyond, "timestamp", f"a number of seconds from 0 to {_LAST_SECOND}")
     table = {
