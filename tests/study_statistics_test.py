@@ -322,3 +322,13 @@ def test_the_printed_p_agrees_with_the_verdict(p):
     said = sentence("S+", "S-", "HR@10", FOUND, p)
     printed = float(said.partition("p = ")[2].split()[0].rstrip("."))
     assert ("beats" in said) == (printed < 0.05)
+
+
+def test_nothing_falls_by_more_than_all_of_it():
+    """Seeds that far apart would have the interval reach below."""
+    arm = np.repeat([[0.0], [0.9], [0.0]], 50, axis=1)
+    base = np.tile([0.0, 1.0], (3, 25))
+    found = compare(arm, base)
+    assert found.low < -base.mean()
+    assert found.relative_low == -1.0
+    assert found.relative_high > 0

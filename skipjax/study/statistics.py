@@ -210,6 +210,8 @@ def compare_resampled(
     if base_mean > 0 and not arm.contrast:
         relative = difference / base_mean
         limits = _ratio_limits(mean, base_mean, width**2 * covariance)
+        if limits[0] is not None:  # nothing falls by more than all of it
+            limits = (max(limits[0], -1.0), limits[1])
     rounding = 1e-12 * (abs(mean) + abs(base_mean))
     if error > rounding:
         p = float(2 * stats.t.sf(abs(difference) / error, freedom))

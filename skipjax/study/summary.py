@@ -1,6 +1,5 @@
 """A study as one JSON object, and its sessions as one long table."""
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -197,8 +196,6 @@ def _comparisons(facts, of_key, arms, resamples, seed) -> dict[str, dict[str, di
         results = [compare(arm) for arm in paired]
         adjusted = statistics.holm(np.array([result.p for result in results]))
         for arm, result, p_holm in zip(paired, results, adjusted, strict=True):
-            if result.relative_low is not None:  # nothing falls by more than all of it
-                result = dataclasses.replace(result, relative_low=max(result.relative_low, -1.0))
             found[arm["key"]][name] = {
                 "difference": result.difference,
                 "relative": result.relative,
