@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     # Or "temporal": of a log, what came last is what a service is asked for, and no session is
     # trained on that came after one of the test.
     data.split = "leave_one_out"
-    data.labels = "logged"  # or "shuffled" among the events of all training spans, as a control
+    data.labels = "logged"  # as controls, those of all training spans "shuffled" or "ignored"
 
     # For data.split = "temporal": the test has the sessions that start in the last hours of the
     # data, validation those in the hours before them. What ends within the gap before either is

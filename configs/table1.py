@@ -11,6 +11,7 @@ from configs import common
 _S_MINUS = {"alpha": 0.0, "beta": 1.0}
 _S_PLUS = {"alpha": 0.5, "beta": 0.5}
 _RANDOM, _SHIFTED = {"negatives": "random"}, {"negatives": "shifted"}
+_BATCH = {"negatives": "batch"}
 
 
 def get_config():
@@ -59,13 +60,31 @@ def get_config():
         _ablation("inverted", "skip labels inverted", loss={"polarity": "played"}),
         _ablation("shifted", "skips of another session", loss=_SHIFTED),
         _ablation("random", "random tracks for skips", loss=_RANDOM),
-        _ablation("in_batch", "the batch's tracks for skips", loss={"negatives": "batch"}),
+        _ablation("in_batch", "the batch's tracks for skips", loss=_BATCH),
+        _arm(
+            "in_batch_unlabelled",
+            "S+ track, the batch's tracks for skips, skip labels ignored",
+            "ablation",
+            "in_batch",  # does it matter what was played?
+            "causal_track",
+            loss={**_S_PLUS, **_BATCH},
+            data={"labels": "ignored"},
+        ),
         _ablation("tau_05", "τ = 0.05", loss={"temperature": 0.05}),
         _ablation("tau_2", "τ = 0.2", loss={"temperature": 0.2}),
         _ablation("tau_5", "τ = 0.5", loss={"temperature": 0.5}),
         _ablation("tau_10", "τ = 1", loss={"temperature": 1.0}),
         # Other ways to use a skip.
         *_ways("embedding", "skip embedding", model={"skip_embedding": True}),
+        _arm(
+            "embedding_batch",
+            "skip embedding, S+ batch's tracks",
+            "other",
+            "causal",
+            "causal_track",
+            loss={**_S_PLUS, **_BATCH},
+            model={"skip_embedding": True},
+        ),
         *_ways("dropped", "skipped targets dropped", loss={"skipped_weight": 0.0}),
         *_ways("weighted", "skipped targets × 0.3", loss={"skipped_weight": 0.3}),
         *_ways("against", "not to recommend", loss={"skipped_target": "not_to_recommend"}),

@@ -11,7 +11,7 @@ CHOICES = {
     "data.split": ("leave_one_out", "temporal"),
     "data.table.time_unit": ("", "s", "ms", "us", "ns"),
     "data.on_bad_session": ("error", "drop"),
-    "data.labels": ("logged", "shuffled"),
+    "data.labels": ("logged", "shuffled", "ignored"),
     "model.activation": ("relu", "gelu"),
     "model.positions": ("from_end", "absolute"),
     "loss.context": ("track", "hidden"),

@@ -192,7 +192,10 @@ MISTAKES = [
     ),
     ("data.split=time", "config.data.split is 'time'; choose one of 'leave_one_out', 'temporal'."),
     ("data.split=temporal data.min_length=1", "min_length is 1; it must be a whole number of at l"),
-    ("data.labels=suffled", "choose one of 'logged', 'shuffled'. Did you mean 'shuffled'?"),
+    (
+        "data.labels=suffled",
+        "choose one of 'logged', 'shuffled', 'ignored'. Did you mean 'shuffled'?",
+    ),
     ("model.activation=RELU", "is 'RELU'; choose one of 'relu', 'gelu'."),
     ("model.positions=end", "choose one of 'from_end', 'absolute'. Did you mean 'from_end'?"),
     ("loss.context=tracks", "choose one of 'track', 'hidden'. Did you mean 'track'?"),

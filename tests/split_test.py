@@ -159,7 +159,7 @@ print(sessions.digest, *split.track_ids.to_pylist())
     assert len(line.split()) > 100
 
 
-def test_shuffled_labels_are_as_many_and_only_of_training(rng):
+def test_shuffled_and_ignored_labels_are_only_of_training(rng):
     sessions = make_sessions(random_listening(rng, num_sessions=60, low=2, high=9))
     logged = leave_one_out(sessions, **PAPER)
     shuffled = leave_one_out(sessions, **PAPER, labels="shuffled")
@@ -171,6 +171,8 @@ def test_shuffled_labels_are_as_many_and_only_of_training(rng):
     np.testing.assert_array_equal(shuffled.skipped[~trained], logged.skipped[~trained])
     assert shuffled.skipped[trained].sum() == logged.skipped[trained].sum()
     assert (shuffled.skipped != logged.skipped).mean() > 0.2
+    ignored = leave_one_out(sessions, **PAPER, labels="ignored")
+    np.testing.assert_array_equal(ignored.skipped, logged.skipped & ~trained)
     with pytest.raises(ConfigError, match=r"config\.data\.labels is 'random'; choose one of"):
         leave_one_out(sessions, **PAPER, labels="random")
 

@@ -48,14 +48,16 @@ def test_table1_is_the_papers_six_arms():
 
 def test_every_ablation_is_one_field_away_from_s_plus_track():
     arms = arms_of(table1())
-    base = next(arm for arm in arms if arm.key == "causal_track").settings
+    settings = {arm.key: arm.settings for arm in arms}
     ablations = [arm for arm in arms if arm.group == "ablation"]
-    assert len(ablations) == 9
+    assert len(ablations) == 10
+    # What other labels tell is how much the right ones are worth.
+    relabelled = {"shuffled_labels": "causal_track", "in_batch_unlabelled": "in_batch"}
     for arm in ablations:
+        base = settings[relabelled.get(arm.key, "causal_track")]
         assert len(arm.settings.items() - base.items()) == 1
         assert arm.tuned_as == "causal_track"
-        # What shuffled labels tell is how much the right ones are worth.
-        assert arm.against == ("causal_track" if arm.key == "shuffled_labels" else "causal")
+        assert arm.against == relabelled.get(arm.key, "causal")
 
 
 def test_other_ways_stand_alone_and_with_infonce():
@@ -64,7 +66,7 @@ def test_other_ways_stand_alone_and_with_infonce():
     assert len(ways) == 6
     assert {arm.key for arm in others} == {
         f"{way}{suffix}" for way in ways for suffix in ("", "_own", "_shifted", "_random")
-    }
+    } | {"embedding_batch"}
     for arm in others:
         assert arm.has_skip_term == (arm.key not in ways)
         assert arm.tuned_as == ("causal" if arm.key in ways else "causal_track")

@@ -255,7 +255,7 @@ def test_the_order_of_listening_need_not_be_that_of_times():
     )
 
 
-@pytest.mark.parametrize("labels", ["logged", "shuffled"])
+@pytest.mark.parametrize("labels", ["logged", "shuffled", "ignored"])
 def test_what_comes_after_training_does_not_move_it(rng, labels):
     """Tracks and labels of the other parts, shuffled labels and all."""
     listening, seconds, sessions = random_timed(rng, low=2)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from skipjax.choices import CHOICES
 from skipjax.data.feedback import skip_rule, skipped_events
 from skipjax.data.parts import Part, Split, held_out_of
 from skipjax.data.sessions import NUM_LEVELS, Sessions
@@ -34,9 +35,9 @@ def split_as(data: Any, sessions: Sessions) -> Split:
         raise ConfigError(
             f"config.data.min_length is {data.min_length}; it must be at least {least}."
         )
-    if data.labels not in ("logged", "shuffled"):
+    if data.labels not in CHOICES["data.labels"]:
         raise ConfigError(
-            f"config.data.labels is {data.labels!r}; choose one of ('logged', 'shuffled')."
+            f"config.data.labels is {data.labels!r}; choose one of {CHOICES['data.labels']}."
         )
     _check(sessions)
     # A slice where all events are kept, so that nothing is copied.
@@ -98,6 +99,8 @@ def split_as(data: Any, sessions: Sessions) -> Split:
     counts = np.bincount(tracks[training], minlength=num_tracks)
     if data.labels == "shuffled":
         skipped[training] = np.random.default_rng(_SHUFFLE_SEED).permutation(skipped[training])
+    elif data.labels == "ignored":
+        skipped[training] = False
     # Stable: the store's vocabulary is sorted by track id, which settles ties.
     order = np.argsort(np.where(used, -counts, 1), kind="stable")[: used.sum()]
     ids = np.zeros(num_tracks, np.int32)
@@ -144,8 +147,8 @@ def leave_one_out(
       skip_levels: the levels that count as skipped; (1, 2) in the paper.
       require_skip: leave out sessions without a skip in the training span.
       labels: "logged", or "shuffled": which events of training spans were skipped is drawn anew,
-        as many of all sessions' together, and the same for every run. If skips carry a signal,
-        learning from these must be worse.
+        as many of all sessions' together, and the same for every run; or "ignored": all of them
+        count as played. If skips carry a signal, learning from these must be worse.
 
     Raises:
       ConfigError, DataError: as `split_as`.
