@@ -7,6 +7,7 @@ FILE is the `study.json` of a study, NAME its title.
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,18 @@ def main(arguments: list[str] | None = None) -> None:
         name, equals, path = one.partition("=")
         if not equals or not Path(path).is_file():
             parser.error(f"{one!r}: wanted NAME=FILE, with the study.json of a study")
-        studies[name] = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            study = json.loads(Path(path).read_text(encoding="utf-8"))
+            compared = any(arm["comparisons"] for arm in study["arms"])
+        except (ValueError, KeyError, TypeError):
+            parser.error(f"{path}: not the study.json of a study")
+        if not compared:
+            parser.error(f"{path}: no arm is compared with another, so there is nothing to draw")
+        studies[name] = study
+    if args.plot.suffix not in (".png", ".svg"):
+        parser.error(f"--plot={args.plot}: wanted a name that ends in .png or .svg")
+    if not args.plot.parent.is_dir():
+        parser.error(f"--plot={args.plot}: there is no folder {args.plot.parent}")
     draw(studies, args.plot)
     print(args.plot)
 
@@ -57,9 +69,9 @@ def draw(studies: dict[str, Any], path: Path) -> None:
             for of_arm in found.values()
             for one in map(of_arm.get, _MEASURES)
             for end in ("relative_low", "relative_high")
-            if one
+            if one and one[end] is not None
         ]
-        most = min(_MOST, max(ends))
+        most = min(_MOST, max(ends, default=_MOST))
         for y, (key, _) in enumerate(rows):
             for measure, (_, colour, up) in _MEASURES.items():
                 if one := found.get(key, {}).get(measure):
@@ -111,6 +123,10 @@ def _label(arm: dict[str, Any], labels: dict[str, str]) -> str:
 
 def _interval(axes: Any, found: dict[str, Any], most: float, y: float, colour: str) -> None:
     low, high = found["relative_low"], found["relative_high"]
+    if found["relative"] is None:
+        return  # the base is 0
+    if low is None:  # or about 0, so that any increase may be
+        low, high = -1.0, math.inf
     axes.plot([max(low, -most), min(high, most)], [y, y], color=colour, linewidth=1.4)
     if abs(found["relative"]) <= most:
         face = colour if found["p_holm"] < 0.05 else "white"

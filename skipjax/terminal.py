@@ -114,27 +114,32 @@ def sessions_table(title: str, facts: Mapping[str, Any], min_length: int) -> Tab
 
 
 def study_table(study: Mapping[str, Any]) -> Table:
-    """The arms of a study, as its `study.json` holds them; differences are of full HR@10."""
+    """The arms of a study, as its `study.json` holds them."""
     label = "synthetic demo sessions" if study["synthetic"] else study["source"]
     split = "" if study["split"] == LEAVE_ONE_OUT else f"; {study['split']}"
     table = Table(
         title=escape(f"{study['name']} on {label}: {study['sessions']:,} sessions{split}"),
         title_justify="left",
     )
-    table.add_column("arm")
-    for column in ("seeds", "HR@10", "full HR@10", "difference", "p"):
+    table.add_column("arm", min_width=13)  # of "bidirectional"
+    columns = ("seeds", "HR@10 sampled", "HR@10 all tracks", "difference, all tracks", "p")
+    for column in columns:
         table.add_column(column, justify="right")
-    table.add_column("to")
+    table.add_column("to", min_width=13)
     arms = study["arms"]
     labels = {arm["key"]: arm["label"] for arm in arms}
     for arm, following in zip(arms, [*arms[1:], None], strict=True):
         compared = arm["comparisons"].get("test_full/hr@10", {})
-        relative = compared.get("relative")
+        difference = ""
+        if compared.get("relative_low") is not None:
+            difference = f"{round(100 * compared['relative'], 1) + 0.0:+.1f} %"  # never -0.0
+        elif compared:  # the base is about 0, so that a ratio says nothing
+            difference = f"{round(compared['difference'], 4) + 0.0:+.4f}"
         table.add_row(
             escape(arm["label"]),
             str(len(arm["seeds"])),
             *(f"{arm['metrics'][name]['mean']:.4f}" for name in ("test/hr@10", "test_full/hr@10")),
-            "" if relative is None else f"{100 * relative:+.1f} %",
+            difference,
             f"{compared['p_holm']:.3f}" if compared else "",
             escape(labels.get(arm["against"], "")),
             end_section=following is None or following["group"] != arm["group"],

@@ -212,6 +212,26 @@ def test_studies_are_drawn_side_by_side(tmp_path, capsys):
     with pytest.raises(SystemExit):
         study_plot.main([str(saved / "study_demo.json"), "--plot", str(tmp_path / "x.png")])
     assert "wanted NAME=FILE" in capsys.readouterr().err
+    # Of a base of about 0 there is no ratio, or none with an end.
+    study = json.loads((saved / "study_demo.json").read_text())
+    found = [arm["comparisons"] for arm in study["arms"] if arm["comparisons"]]
+    for one in found[0].values():
+        one |= {"relative": None, "relative_low": None, "relative_high": None}
+    for one in found[1].values():
+        one |= {"relative_low": None, "relative_high": None}
+    other = tmp_path / "study.json"
+    other.write_text(json.dumps(study))
+    study_plot.main([f"x={other}", "--plot", str(tmp_path / "study.svg")])
+    for changed, plot, message in (
+        (study | {"arms": study["arms"][:1]}, "x.png", "no arm is compared"),
+        ({}, "x.png", "not the study.json of a study"),
+        (study, "x.txt", "wanted a name that ends in .png or .svg"),
+        (study, "none/x.png", "there is no folder"),
+    ):
+        other.write_text(json.dumps(changed))
+        with pytest.raises(SystemExit):
+            study_plot.main([f"x={other}", "--plot", str(tmp_path / plot)])
+        assert message in capsys.readouterr().err
 
 
 def test_the_statistics_are_simulated(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """What counts as skipped, against loops over the events."""
 
+import dataclasses
 import statistics
 from types import SimpleNamespace
 
@@ -164,3 +165,13 @@ def test_the_rules_in_words(feedback, changes, expected):
     columns = {"played_percent": [1], "reaction": [0], "rating": [1], "next_gap_seconds": [1]}
     sessions = logged(["a"], [0], feedback, **columns)
     assert skip_rule(sessions, rules(**changes)) == expected
+
+
+def test_a_column_of_yes_and_no_is_named():
+    sessions = logged(["a"], [0], ("level",))
+    sessions = dataclasses.replace(
+        sessions, info={**sessions.info, "options": {"skip_column": "x"}}
+    )
+    assert skip_rule(sessions, rules()) == "marked in column x"
+    # Here it is not what the column says.
+    assert skip_rule(sessions, rules(skip_levels=(0, 2))) == "skip level 0 or 2"

@@ -1,6 +1,7 @@
 """Any two arms of a study: the statistics of study_statistics_test.py, on a study's own file."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -64,14 +65,28 @@ def test_it_is_the_comparison_of_what_the_file_holds(path, ranks, arm, base, met
 def test_the_command_says_it(path, capsys):
     assert main(["compare", "good", "bad", "--workdir", str(path.parent)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
+    assert lines[2] == "200 sessions; runs: 3 of good, 2 of bad"
     assert lines[0].startswith("good beats bad by ")
     assert " HR@10 (sampled candidates), 95 % CI " in lines[0]
     assert ", uncorrected p = .00" in lines[0]
-    assert main(["compare", "bad", "good", "--workdir", str(path.parent), "--metric=mrr"]) == 0
+    assert main(["compare", "bad", "good", "--workdir", str(path.parent), "--metric=MRR"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("bad is worse than good by ")
     assert " in MRR (all tracks), 95 % CI " in lines[1]
+
+
+@pytest.mark.parametrize("arm", ["good", "most_popular"])
+def test_a_seed_that_is_not_counted_is_said(path, arm):
+    """But not of a baseline, which has none."""
+    rows = pq.read_table(path)
+    keys = [arm if key == "markov" else key for key in rows["arm"].to_pylist() if key != "good"]
+    rows = rows.filter(pc.not_equal(rows["arm"].cast(pa.string()), "good"))
+    pq.write_table(rows.set_column(1, "arm", pa.array(keys)), path)
+    for pair in compare_arms(path, arm, "bad"):
+        assert pair.found.num_seeds == (1, 2)
+        said = " One run of good, so its seed is not counted."
+        assert pair.sentence.endswith(said) == (arm == "good")
 
 
 @pytest.mark.parametrize(
@@ -88,12 +103,23 @@ def test_what_cannot_be_compared(path, arguments, error, message):
         compare_arms(path, arm, base, **({"metric": metric[0]} if metric else {}))
 
 
-@pytest.mark.parametrize("what", ["missing", "damaged", "of a run", "of other sessions"])
+@pytest.mark.parametrize(
+    "what", ["missing", "elsewhere", "damaged", "empty", "of a run", "of other sessions"]
+)
 def test_files_that_are_none_of_a_study(path, what):
     message = "cannot be read"
     if what == "missing":
         path.unlink()
         message = r"sessions\.parquet is missing; name the workdir of a finished study"
+    elif what == "elsewhere":
+        path = path / "sessions.parquet"
+        message = r"there is no folder .*sessions\.parquet; name the workdir of a finished study"
+    elif what == "empty":
+        rows = pq.read_table(path)
+        ranks = pa.nulls(len(rows), pa.int32())
+        index = rows.schema.get_field_index("rank_full")
+        pq.write_table(rows.set_column(index, "rank_full", ranks), path)
+        message = "column rank_full, has empty values; make it again"
     elif what == "damaged":
         path.write_bytes(path.read_bytes()[:-100])
     elif what == "of a run":

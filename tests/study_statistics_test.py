@@ -64,7 +64,7 @@ def test_intervals_hold_the_planted_shift():
 def test_runs_of_one_seed_give_the_paired_t_test(rng):
     arm, base = rng.random(80), rng.random(80)
     found, expected = compare(arm, base), stats.ttest_rel(arm, base)
-    assert found.sessions_only
+    assert found.num_seeds == (1, 1)
     np.testing.assert_allclose(found.difference, (arm - base).mean())
     interval = expected.confidence_interval(0.95)
     np.testing.assert_allclose([found.low, found.high], interval, atol=0.003)
@@ -85,7 +85,7 @@ def test_a_baseline_without_a_seed_leaves_the_t_test_of_one_sample(rng):
     arm = rng.random((5, 1))
     found = compare(np.tile(arm, 30), np.full(30, 0.2))
     np.testing.assert_allclose(found.p, stats.ttest_1samp(arm[:, 0], 0.2).pvalue, rtol=0.06)
-    assert not found.sessions_only
+    assert found.num_seeds != (1, 1)
     assert found.num_seeds == (5, 1)
 
 
@@ -302,6 +302,12 @@ NOTHING = dataclasses.replace(
             0.0496,
             "S+ beats S- by 0.0123 in HR@10, 95 % CI 0.0040 to 0.0200, Holm-corrected p = .0496. "
             "One run each, so seeds are not counted.",
+        ),
+        (
+            dataclasses.replace(FOUND, num_seeds=(3, 1)),
+            0.004,
+            "S+ beats S- by 3.1 % HR@10, 95 % CI 1.2 to 5.0, Holm-corrected p = .004. "
+            "One run of S-, so its seed is not counted.",
         ),
         (
             dataclasses.replace(

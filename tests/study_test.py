@@ -227,6 +227,7 @@ def test_a_study_leaves_its_files_and_is_not_repeated(tmp_path, in_process):
     assert [arm["seeds"] for arm in trained] == [[0, 1], [0, 1]]
     assert len(found["tuning"]) == 4
     assert found["synthetic"] is True
+    assert found["name"] == "table1, a quick look: tiny models, nothing tuned"
     # What the study says of a run is what the run said.
     results = json.loads((workdir / "runs" / "causal" / "seed1" / "results.json").read_text())
     for name in ("test/hr@10", "test_full/mrr"):
@@ -259,6 +260,21 @@ def test_a_study_leaves_its_files_and_is_not_repeated(tmp_path, in_process):
         code, _, complaint = in_process(workdir, *arguments, "--seeds=2", change)
         assert code == 76
         assert f"holds a run with {change[2:].split('=')[0]} = " in complaint
+
+    # The command and the runs know all that stands in here.
+    config = (workdir / "config.json").read_text()
+    for damage in (lambda path: path.write_text("{"), Path.unlink):
+        damage(workdir / "config.json")
+        code, said, _ = in_process(workdir, *SMALL, "--seeds=2")
+        assert code == 0
+        assert f"{workdir / 'config.json'} was lost or damaged; made again." in said
+        assert (workdir / "config.json").read_text() == config
+        assert {name: (workdir / name).read_bytes() for name in FILES} == before
+    # What would no longer be in the tables is said.
+    code, said, _ = in_process(workdir, *SMALL, "--seeds=1")
+    assert code == 0
+    assert "leaves out of the tables: 1 of causal, 1 of causal_track;" in said
+    assert "--seeds=1" in json.loads((workdir / "study.json").read_text())["command"]
 
 
 @pytest.mark.slow
@@ -341,6 +357,7 @@ def test_an_interrupted_study_ends_with_the_same_files(tmp_path, number):
             "Did you mean config.loss.temperature?",
         ),
         (("--config=configs/table1.py", "--quick", "--arms=best"), "there is no arm 'best'"),
+        (("--config=configs/table1.py", "--arms=,"), "--arms=, names no arm"),
         (
             ("--config=configs/table1.py", "--quick", "--seeds=0"),
             "argument --seeds: '0' is not a whole number of at least 1",

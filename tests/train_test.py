@@ -167,6 +167,17 @@ def test_data_without_skips_or_plays_is_said(make, levels, which):
     assert "as skipped" not in run_report.facts(config, split, ONE)
 
 
+@pytest.mark.parametrize("labels", ["shuffled", "ignored"])
+def test_labels_that_are_not_the_logged_ones_are_said(make, labels):
+    config = make(data__labels=labels)
+    split = train.split_as(config.data, train.sources.load(config.data))
+    said = run_report.facts(config, split, ONE)
+    assert f"a control: skip labels of training are {labels}\n" in f"{said}\n"
+    assert split.skipped.any()  # in what is held out
+    assert ("no event counts as skipped" in said) == (labels == "ignored")
+    assert split.skipped_means == f"skip level 1 or 2; labels of training {labels}"
+
+
 @pytest.mark.usefixtures("traced_once")
 def test_a_resumed_run_that_lost_its_place_would_be_noticed(make, ran, tmp_path):
     # The control for the test above: another order of batches gives other parameters.

@@ -18,7 +18,11 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("base", metavar="BASE", help="that of what it is compared with")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="of the study")
     parser.add_argument(
-        "--metric", default="hr@10", metavar="NAME", help="hr@K, ndcg@K or mrr (default: hr@10)"
+        "--metric",
+        type=str.lower,
+        default="hr@10",
+        metavar="NAME",
+        help="hr@K, ndcg@K, mrr or mrr@K (default: hr@10)",
     )
     args = parser.parse_args(arguments)
     from skipjax.study.pair import compare_arms
@@ -28,3 +32,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     for pair in pairs:
         terminal.say(f"{pair.sentence} ({pair.mean:.4f} against {pair.base_mean:.4f})")
+    runs, of_base = pairs[0].found.num_seeds
+    terminal.say(
+        f"{pairs[0].num_sessions:,} sessions; runs: {runs} of {args.arm}, {of_base} of {args.base}"
+    )

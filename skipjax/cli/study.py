@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     config = config_flags.config_of(args.config, rest)
     if "study" not in config:
         parser.error(f"--config={args.config} has no config.study; see configs/table1.py")
-    shown = {"config": args.config, "seeds": args.seeds, "arms": args.arms}
+    arms_given = args.arms
     workdir = Path(
         args.workdir or f"runs/{config.name}-{config.data.source}{'-quick' if args.quick else ''}"
     )
@@ -68,7 +68,9 @@ def run(arguments: Sequence[str]) -> None:
         there = [dict(arm).get("key") for arm in config.study.arms]
         args.arms = args.arms or ",".join(key for key in _QUICK_ARMS if key in there)
         args.seeds = min(args.seeds, 2)
-    keys = tuple(key for key in args.arms.split(",") if key)
+    keys = tuple(key.strip() for key in args.arms.split(",") if key.strip())
+    if args.arms and not keys:
+        parser.error(f"--arms={args.arms} names no arm")
     tuning.grids(config, arms.checked(config, keys, check_limits))
     # Imported here, so that a mistake in a flag or in any arm answers at once.
     import jax
@@ -83,7 +85,10 @@ def run(arguments: Sequence[str]) -> None:
         jobs=args.jobs or jobs,
         cores=cores,
         keys=keys,
-        command=_command(shown, args.quick, rest),
+        command=_command(
+            {"config": args.config, "seeds": args.seeds, "arms": arms_given}, args.quick, rest
+        ),
+        note="a quick look: tiny models, nothing tuned" if args.quick else "",
     )
     terminal.say(f"{config.name} on {config.data.source}, {plan.jobs} at a time, in {workdir}")
     with terminal.progress_bar() as progress:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from skipjax.data.sessions import NUM_LEVELS, Sessions
+from skipjax.data.sessions import BRIEFLY_LEVEL, NUM_LEVELS, PLAYED_LEVEL, Sessions
 from skipjax.errors import ConfigError
 
 _LONGEST_GAP = 20 * 60  # seconds; after more, the listener had stopped rather than moved on
@@ -61,8 +61,12 @@ def skipped_events(sessions: Sessions, data: Any, training: np.ndarray | None = 
 def skip_rule(sessions: Sessions, data: Any) -> str:
     """The rules of `skipped_events` that are at work, in words that follow "skipped means"."""
     share = f"{data.skip_below_percent:g} %"
+    level = f"skip level {' or '.join(map(str, data.skip_levels)) or 'none'}"
+    column = sessions.info.get("options", {}).get("skip_column")
+    if column and BRIEFLY_LEVEL in data.skip_levels and PLAYED_LEVEL not in data.skip_levels:
+        level = f"marked in column {column}"  # of a table, where yes and no became levels
     rules = {
-        "level": f"skip level {' or '.join(map(str, data.skip_levels)) or 'none'}",
+        "level": level,
         "played_percent": f"played below {share}",
         "next_gap_seconds": f"inferred: the next play came within {share} of the usual time",
         "reaction": "disliked",

@@ -101,6 +101,7 @@ def split_as(data: Any, sessions: Sessions) -> Split:
         skipped[training] = np.random.default_rng(_SHUFFLE_SEED).permutation(skipped[training])
     elif data.labels == "ignored":
         skipped[training] = False
+    control = "" if data.labels == "logged" else f"; labels of training {data.labels}"
     # Stable: the store's vocabulary is sorted by track id, which settles ties.
     order = np.argsort(np.where(used, -counts, 1), kind="stable")[: used.sum()]
     ids = np.zeros(num_tracks, np.int32)
@@ -121,7 +122,7 @@ def split_as(data: Any, sessions: Sessions) -> Split:
         digest=sessions.digest,
         parts={which: Part(place[member], held_out[which]) for which, member in members.items()},
         name=name,
-        skipped_means=skip_rule(sessions, data),
+        skipped_means=skip_rule(sessions, data) + control,
         left_out_events=left_out_events,
         source_events=events if rare else None,
         synthetic=sessions.synthetic,

@@ -26,6 +26,7 @@ from skipjax.study.wording import (
     seeds_text,
     sentences,
     signed,
+    trained_seeds,
     verdict,
 )
 
@@ -126,11 +127,10 @@ def _arms_table(study: Mapping[str, Any], group: str) -> Table:
 
 
 def _facts(study: Mapping[str, Any]) -> str:
-    seeds = sorted({seed for arm in arms_of(study) for seed in arm.get("seeds") or ()})
     parts = [f"Data: {escape(data_text(study))}"]
     if study.get("digest"):
         parts.append(f"digest {_code(study['digest'])}")
-    parts.append(f"seeds {', '.join(map(str, seeds))}")
+    parts.append(f"seeds {trained_seeds(study)}")
     if study.get("command"):
         parts.append(f"command {_code(study['command'])}")
     environment = study.get("environment") or {}

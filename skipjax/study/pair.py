@@ -1,4 +1,4 @@
-"""Any two arms of a study, compared as the study compares each with its S-."""
+"""Any two arms of a study, compared as the study does, though in draws of their own."""
 
 import dataclasses
 from pathlib import Path
@@ -12,6 +12,7 @@ from skipjax import metrics
 from skipjax.errors import ConfigError, DataError
 from skipjax.limits import did_you_mean
 from skipjax.study import measures, statistics
+from skipjax.study.baselines import BASELINES
 
 _RANKS = {prefix: f"rank_{ranking}" for prefix, ranking in measures.RANKINGS.items()}
 
@@ -25,6 +26,7 @@ class Pair:
       mean: of the arm, over its seeds and the sessions.
       base_mean: of what it is compared with.
       found: the comparison.
+      num_sessions: what both rank.
       sentence: what it says, by an uncorrected p.
     """
 
@@ -32,6 +34,7 @@ class Pair:
     mean: float
     base_mean: float
     found: statistics.Comparison
+    num_sessions: int
     sentence: str
 
 
@@ -57,14 +60,17 @@ def compare_arms(path: str | Path, arm: str, base: str, *, metric: str = "hr@10"
         of_arm, of_base = (metrics.per_session(metric)(ranks[key][prefix]) for key in (arm, base))
         found = statistics.compare(of_arm, of_base)
         name = f"{prefix}/{metric}"
-        said = statistics.sentence(arm, base, measures.spoken(name), found)
-        pairs.append(Pair(name, float(of_arm.mean()), float(of_base.mean()), found, said))
+        said = statistics.sentence(arm, base, measures.spoken(name), found, without_seed=BASELINES)
+        means = float(of_arm.mean()), float(of_base.mean())
+        pairs.append(Pair(name, *means, found, of_arm.shape[1], said))
     return pairs
 
 
 def _ranks(path: Path, keys: tuple[str, str]) -> dict[str, dict[str, np.ndarray]]:
     """[R, S] ranks of each arm by the prefix of their measures, sessions in the same order."""
     columns = ["session_id", "arm", "seed", *_RANKS.values()]
+    if not path.parent.is_dir():
+        raise DataError(f"there is no folder {path.parent}; name the workdir of a finished study.")
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             if missing := [name for name in columns if name not in file.schema_arrow.names]:
@@ -77,6 +83,9 @@ def _ranks(path: Path, keys: tuple[str, str]) -> dict[str, dict[str, np.ndarray]
         why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         text = "" if isinstance(error, FileNotFoundError) else f" ({str(error).splitlines()[0]})"
         raise DataError(f"{path} {why}{text}; name the workdir of a finished study.") from None
+    for name in columns:
+        if table[name].null_count:
+            raise DataError(f"{path}, column {name}, has empty values; make it again.")
     there = table["arm"].unique().to_pylist()
     found: dict[str, dict[str, np.ndarray]] = {}
     sessions = None

@@ -54,6 +54,7 @@ References:
 
 import dataclasses
 import math
+from collections.abc import Container
 
 import numpy as np
 from scipy import stats
@@ -91,10 +92,6 @@ class Comparison:
     p: float
     level: float
     num_seeds: tuple[int, int]
-
-    @property
-    def sessions_only(self) -> bool:
-        return self.num_seeds == (1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +241,12 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def sentence(
-    label: str, base_label: str, metric: str, found: Comparison, p_holm: float | None = None
+    label: str,
+    base_label: str,
+    metric: str,
+    found: Comparison,
+    p_holm: float | None = None,
+    without_seed: Container[str] = (),
 ) -> str:
     """What a comparison says, in words; only the corrected p decides, where there is one.
 
@@ -254,6 +256,8 @@ def sentence(
       metric: in words, such as "HR@10 (all tracks)".
       found: the comparison.
       p_holm: its p, corrected; None for one that is not.
+      without_seed: labels of arms that do not depend on one. Of others it is said where a single
+        run hides how much its seed matters.
     """
     decides = found.p if p_holm is None else p_holm
     in_percent = found.relative_low is not None
@@ -281,8 +285,15 @@ def sentence(
     more = ""
     if found.p < SIGNIFICANT <= decides:
         more = " (The interval is not corrected.)"
-    if found.sessions_only:
+    single = [
+        name
+        for name, runs in zip((label, base_label), found.num_seeds, strict=True)
+        if runs == 1 and name not in without_seed
+    ]
+    if len(single) == 2:
         more += " One run each, so seeds are not counted."
+    elif single:
+        more += f" One run of {single[0]}, so its seed is not counted."
     interval = f"{100 * found.level:g} % CI {low} to {high}"
     which = "uncorrected" if p_holm is None else "Holm-corrected"
     return f"{claim}, {interval}, {which} p {_spoken_p(decides)}.{more}"

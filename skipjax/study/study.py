@@ -47,6 +47,7 @@ class Plan:
       cores: shared out among them; empty leaves that to the operating system.
       keys: arms to run, with those they are compared with; empty for all.
       command: that began it, for the record.
+      note: what readers should know, beside the study's name.
     """
 
     workdir: Path
@@ -55,6 +56,7 @@ class Plan:
     cores: tuple[int, ...]
     keys: tuple[str, ...]
     command: str
+    note: str = ""
 
 
 def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict[str, Any]:
@@ -87,6 +89,7 @@ def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict
     with files.lock(plan.workdir / ".lock"):
         begun = _begun(config, plan.workdir, split.digest)
         study = _Study(config, plan, split, progress)
+        study.say_what_is_left_out(arms)
         tuning, tuned = tune(config, arms, study.try_out)
         trained = study.train(arms, tuned)
         outcomes = [outcome for outcome, _ in trained] + study.baselines(candidates)
@@ -105,7 +108,7 @@ def run_study(config: Any, plan: Plan, *, progress: Callable[..., None]) -> dict
             for key, (label, _) in baselines.BASELINES.items()
         ]
         about = {
-            "name": config.name,
+            "name": f"{config.name}, {plan.note}" if plan.note else config.name,
             "source": config.data.source,
             "synthetic": split.synthetic,
             "digest": split.digest,
@@ -140,6 +143,21 @@ class _Study:
             seed = self.config.seed
             runs.append(self._configured(arm, settings, seed, Path("tuning", arm.key, name)))
         return self._run(runs, "tuning")
+
+    def say_what_is_left_out(self, arms: Sequence[Arm]) -> None:
+        """Of finished runs, those that this study's tables will not have."""
+        seeds = {arm.key: {f"seed{seed}" for seed in self._seeds(arm)} for arm in arms}
+        others: dict[str, int] = {}
+        for path in sorted(self.plan.workdir.glob("runs/*/*/results.json")):
+            key, seed = path.parent.parent.name, path.parent.name
+            if seed not in seeds.get(key, ()):
+                others[key] = others.get(key, 0) + 1
+        if others:
+            listed = ", ".join(f"{count} of {key}" for key, count in others.items())
+            terminal.say(
+                f"finished runs that this command leaves out of the tables: {listed}; --arms and "
+                "--seeds that name them take them in"
+            )
 
     def train(
         self, arms: Sequence[Arm], tuned: Mapping[str, Mapping[str, float]]
@@ -234,8 +252,12 @@ def _begun(config: Any, workdir: Path, digest: str) -> dict[str, Any]:
     config = copy.deepcopy(config)
     with config.unlocked():
         del config.study.arms, config.study.other_seeds, config.study.keep_checkpoints
-    check_same_run(config, workdir, fixed=("train.num_epochs", "train.patience"))
     path = workdir / _BEGUN
+    if path.exists() and not _is_object(workdir / "config.json"):
+        # The command tells all of it, and each run compares it with its own.
+        terminal.say(f"{workdir / 'config.json'} was lost or damaged; made again.")
+    else:
+        check_same_run(config, workdir, fixed=("train.num_epochs", "train.patience"))
     if path.exists():
         try:
             begun = json.loads(path.read_text(encoding="utf-8"))
@@ -257,6 +279,13 @@ def _begun(config: Any, workdir: Path, digest: str) -> dict[str, Any]:
     }
     files.write_json(path, begun)
     return begun
+
+
+def _is_object(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _write(workdir: Path, found: dict[str, Any], table: pa.Table) -> None:

@@ -126,6 +126,12 @@ def arms_of(study: Mapping[str, Any], group: str | None = None) -> list[dict[str
     return [arm for arm in arms if group is None or arm.get("group") == group]
 
 
+def trained_seeds(study: Mapping[str, Any]) -> str:
+    """0, 1, 2: those of all arms but the baselines, which depend on none."""
+    trained = [arm for arm in arms_of(study) if arm.get("group") != "baseline"]
+    return ", ".join(map(str, sorted({seed for arm in trained for seed in arm.get("seeds") or ()})))
+
+
 def label(arm: Mapping[str, Any]) -> str:
     return plain(arm.get("label") or arm["key"])
 

@@ -174,6 +174,8 @@ def _matrix(study: Mapping[str, Any]) -> str:
 
 
 def _shown(found: Mapping[str, Any], absolute: bool) -> float | None:
+    if not absolute and finite(found.get("relative_low")) is None:
+        return None  # the ratio to a base of about 0 says nothing
     return finite(found.get("difference" if absolute else "relative"))
 
 
@@ -183,7 +185,7 @@ def _shaded(found: Mapping[str, Any], absolute: bool, largest: float) -> str:
     if value is None and not found:
         return f"<td>{MISSING}</td>"
     kind = verdict(found)
-    if value is None:  # the base is 0: no ratio, and no colour
+    if value is None:  # no ratio, and no colour
         value, absolute, largest = found["difference"], True, math.inf
     text = signed(value) if absolute else percent(value)
     low, high = finite(found.get("relative_low")), finite(found.get("relative_high"))

@@ -17,6 +17,7 @@ from skipjax.study.wording import (
     finite,
     label,
     plain,
+    trained_seeds,
 )
 
 
@@ -97,11 +98,10 @@ def _number(value: Any) -> str:
 
 def facts(study: Mapping[str, Any]) -> str:
     arms = arms_of(study)
-    seeds = sorted({seed for arm in arms for seed in arm.get("seeds") or ()})
     facts = {
         "data": data_text(study),
         "digest of the data": study.get("digest"),
-        "seeds": ", ".join(map(str, seeds)),
+        "seeds": trained_seeds(study),
         "comparisons": study.get("family"),
     }
     facts |= study.get("environment") or {}
