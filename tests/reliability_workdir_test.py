@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from faults.runs import until_it_trains
+from faults.runs import SAVES, until_it_trains
 from faults.trials import Fault, one_line
 
 pytestmark = pytest.mark.reliability
@@ -127,8 +127,8 @@ def test_a_full_disk(small_run, small_disk, tally, short):
         rng = np.random.default_rng((SEED, moment))
         run, workdir = small_run(moment % 2), small_disk / "run"
         trial = run.start(workdir)
-        until_it_trains(trial, workdir)
-        time.sleep(rng.uniform(0, 0.5 * run.seconds_training))
+        # Counted in steps: a run may be far faster or slower than the one that was timed.
+        until_it_trains(trial, workdir, steps=int(rng.integers(1, SAVES[-1] // 2 + 1)))
         trial.signal(signal.SIGSTOP)
         there = os.statvfs(small_disk)
         room = there.f_bavail * there.f_frsize
