@@ -118,14 +118,16 @@ def study_table(study: Mapping[str, Any]) -> Table:
     label = "synthetic demo sessions" if study["synthetic"] else study["source"]
     split = "" if study["split"] == LEAVE_ONE_OUT else f"; {study['split']}"
     table = Table(
-        title=escape(f"{study['name']} on {label}: {study['sessions']:,} sessions{split}"),
+        title=escape(
+            f"{study['name']} on {label}: {study['sessions']:,} sessions{split}; HR@10, and the "
+            "difference among all tracks"
+        ),
         title_justify="left",
     )
-    table.add_column("arm", min_width=13)  # of "bidirectional"
-    columns = ("seeds", "HR@10 sampled", "HR@10 all tracks", "difference, all tracks", "p")
-    for column in columns:
+    table.add_column("arm", overflow="fold")
+    for column in ("seeds", "sampled", "all tracks", "difference", "p"):
         table.add_column(column, justify="right")
-    table.add_column("to", min_width=13)
+    table.add_column("to", overflow="fold")
     arms = study["arms"]
     labels = {arm["key"]: arm["label"] for arm in arms}
     for arm, following in zip(arms, [*arms[1:], None], strict=True):
