@@ -80,7 +80,7 @@ SOURCES = {
     "table": Source(
         "table",
         lambda path, plays: logs.put_plays(path / "plays.csv", plays),
-        LEVELS,
+        "marked in column skipped",
         (
             "--session_column=user",
             "--track_column=track",
