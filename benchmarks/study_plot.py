@@ -20,6 +20,7 @@ _MEASURES = {
     "test_full/hr@10": ("all tracks", "#dd8452", -0.16),
 }
 _GROUPS = {"table1": "the paper's arms", "ablation": "ablations", "other": "other ways"}
+_WIDE = 60  # letters of a label that leave room for the panels
 _MOST = 0.75  # of an increase that is shown, either way
 
 
@@ -90,6 +91,7 @@ def draw(studies: dict[str, Any], path: Path) -> None:
     first.set_yticks(range(len(rows)), [label for _, label in rows])
     for tick, (key, _) in zip(first.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("normal" if key else "bold")
+        tick.set_fontsize("x-small" if "\n" in tick.get_text() else "medium")
     first.set_ylim(len(rows) - 0.5, -0.5)
     for label, colour, _ in _MEASURES.values():
         first.plot([], [], color=colour, marker="o", label=label)
@@ -105,10 +107,12 @@ def _rows(studies: dict[str, Any]) -> list[tuple[str, str]]:
     """Keys and labels of the arms that are compared, behind '' and the name of their group."""
     labels = {arm["key"]: arm["label"] for study in studies.values() for arm in study["arms"]}
     rows: list[tuple[str, str]] = []
+    # In the order of the study that has most of them.
+    longest_first = sorted(studies.values(), key=lambda study: -len(study["arms"]))
     for group, name in _GROUPS.items():
         of_group = {
             arm["key"]: _label(arm, labels)
-            for study in studies.values()
+            for study in longest_first
             for arm in study["arms"]
             if arm["group"] == group and arm["comparisons"]
         }
@@ -118,7 +122,10 @@ def _rows(studies: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _label(arm: dict[str, Any], labels: dict[str, str]) -> str:
     against = labels[arm["against"]]
-    return arm["label"] if against.endswith("S-") else f"{arm['label']} (over {against})"
+    if against.endswith("S-"):
+        return arm["label"]
+    gap = "\n" if len(arm["label"] + against) > _WIDE else " "
+    return f"{arm['label']}{gap}(over {against})"
 
 
 def _interval(axes: Any, found: dict[str, Any], most: float, y: float, colour: str) -> None:
