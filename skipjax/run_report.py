@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from skipjax import metrics, processes, terminal
 from skipjax.data.catalogue import TRACKS
@@ -32,9 +31,9 @@ def facts(config: Any, split: Split, layout: Layout) -> str:
     lines += [f"left out: {n:,} events {why}" for why, n in split.left_out_events.items()]
     if config.data.labels != "logged":
         lines.append(f"a control: skip labels of training are {config.data.labels}")
-    some, every = _skipped_in_training(split)
-    if config.loss.alpha and (every or not some):
-        which = "every event counts" if every else "no event counts"
+    share = split.skip_share()
+    if config.loss.alpha and share in (0, 1):
+        which = "every event counts" if share else "no event counts"
         lines.append(
             f"{which} as skipped ({split.skipped_means}), so there is nothing to learn from skips; "
             "see the fields config.data.skip_*"
@@ -61,17 +60,6 @@ def show(config: Any, results: dict[str, Any], workdir: Path) -> None:
         ("config.json", "the configuration"),
     ):
         terminal.say(f"{workdir / name}{'/' * name.endswith('/')}  {what}")
-
-
-def _skipped_in_training(split: Split) -> tuple[bool, bool]:
-    """Whether any event of the training spans counts as skipped, and whether all do."""
-    starts, lengths = split.spans("train")
-    ends = np.stack([starts, starts + lengths], axis=1).reshape(-1)
-    skipped = np.append(split.skipped, False)
-    return (
-        bool(np.logical_or.reduceat(skipped, ends)[::2].any()),
-        bool(np.logical_and.reduceat(skipped, ends)[::2].all()),
-    )
 
 
 def _devices(layout: Layout) -> str:

@@ -38,6 +38,8 @@ def test_split_is_the_loop(seed, require_skip):
     assert split.train_counts.tolist() == [0, 0, *(counts[t] for t in tracks)]
     assert split.num_ids == 2 + len(tracks)
     assert split.cold_share("test") == np.mean([counts[s[-1][0]] == 0 for s in kept])
+    learned = [level in (1, 2) for s in kept for _, level in s[:-2]]
+    assert split.skip_share() == pytest.approx(np.mean(learned))
     assert (split.name, parts_table(split)) == ("leave-one-out", None)
     assert split.left_out["shorter than 4 tracks"] == short
     assert split.num_sessions == len(kept)

@@ -147,6 +147,10 @@ def test_the_split_in_time_is_the_loop(
             assert [tracks[v - 2] for v in targets] == [events[-1][0] for events in own]
     cold = [counts[events[-1][0]] == 0 for which, events in expected.values() if which == "test"]
     assert split.cold_share("test") == pytest.approx(np.mean(cold))
+    learned = [
+        event[1] in (1, 2) for which, own in expected.values() for event in own if which == "train"
+    ]
+    assert split.skip_share() == pytest.approx(np.mean(learned))
 
 
 def sessions_at(*hours, length=3):

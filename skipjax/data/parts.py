@@ -141,6 +141,14 @@ class Split:
         """[N] ids as in the source of a part's sessions."""
         return self.session_ids.take(pa.array(self.parts[which].sessions))
 
+    def skip_share(self) -> float:
+        """The share of training's events that count as skipped."""
+        starts, lengths = self.spans("train")
+        bounds = np.stack([starts, starts + lengths], axis=1).reshape(-1)
+        # Every other sum is of a span; one more event, for the last of them may end the array.
+        skips = np.add.reduceat(np.append(self.skipped, False), bounds, dtype=np.int64)[::2]
+        return float(skips.sum() / lengths.sum())
+
     def cold_share(self, which: str) -> float:
         """The share of the targets of "valid" or "test" that training never sees."""
         return float((self.train_counts[self.held_out(which)[1]] == 0).mean())
